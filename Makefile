@@ -1,0 +1,60 @@
+# Everything here works on a machine that has Python 3.11 or newer, a C++ compiler, make and git.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # one pip at a time in one environment
+.PHONY: help build demo test lint peers clean
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+# One stamp each: what running needs, and what working on the code needs beyond that.
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PEERS := .venv-peers
+
+# llama-cpp-python without libraries of its own: it loads those of `cpuft build`, so there is one ggml for everything.
+# Python compiles what it imports when it does; compiling all packages ahead takes longer than downloading them.
+PIP_INSTALL = CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	$(BIN)/python -m pip install --quiet --no-compile
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(INSTALLED) ## Install the package and compile llama.cpp and the engine
+	$(BIN)/cpuft build
+
+demo: build ## Train, merge and compare the bundled tiny model
+	$(BIN)/cpuft demo
+
+test: $(INSTALLED_DEV) build ## Lint and run all tests
+	scripts/check
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED_DEV) ## Formatting, types, and paths named in documents
+	scripts/check
+
+peers: $(PEERS)/.installed ## Install what benchmarks compare with (PyTorch, transformers, PEFT) into an environment of its own
+
+clean: ## Remove the environment and what was made here; the compiled toolchain stays in ~/.cache/cpuft
+	rm -rf $(VENV) $(PEERS) build artifacts cpuft.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed and $(PYTHON) is not: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	@echo "Installing cpuft into $(VENV) (about a minute)"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "Installing the development tools into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(PEERS)/.installed:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 transformers peft numpy gguf sentencepiece
+	@touch $@

@@ -1,0 +1,32 @@
+"""`cpuft demo`: the whole journey on the bundled tiny model."""
+
+from pathlib import Path
+
+import click
+
+from cpuft.evaluate.demo import MIN_GAIN, MIN_YAML_VALID, run_demo, table
+from cpuft.roles.ba.metric import score
+from cpuft.toolchain.sources import project_dir
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--output", type=FILE, default=Path("artifacts/demo"), show_default=True, help="Folder of the results.")
+@click.option("--config", type=FILE, help="Training configuration instead of configs/demo.yaml.")
+@click.pass_context
+def demo(ctx: click.Context, output: Path, config: Path | None) -> None:
+    """Train the bundled tiny model to write requirements as YAML, merge it, and compare it with its base.
+
+    Exits with 1 where the tuned model is not clearly better.
+
+    \b
+    Example:
+      cpuft demo --output runs/demo
+    """
+    result = run_demo(output, config or project_dir() / "configs" / "demo.yaml", score, click.echo)
+    click.echo(table(result))
+    click.echo(f"Figures: {output / 'result.json'}; every answer: {output / 'answers.json'}")
+    if not result.passed:
+        click.echo(f"Failed: wanted a gain of {MIN_GAIN} in score and {MIN_YAML_VALID:.0%} valid YAML.", err=True)
+        ctx.exit(1)

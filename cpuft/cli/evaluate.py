@@ -1,0 +1,54 @@
+"""`cpuft eval`: a model's average score on a test set."""
+
+import json
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from cpuft.backends.generator import Sampling
+from cpuft.backends.llama_server import LlamaServer
+from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
+from cpuft.files import write_text
+from cpuft.roles.ba.metric import score
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("eval")
+@click.option("--model", required=True, type=FILE, help="A GGUF model.")
+@click.option("--adapter", type=FILE, help="A LoRA adapter to apply on top of it.")
+@click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
+@click.option("--max-tokens", type=click.IntRange(1), default=Sampling.max_tokens, show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: llama.cpp's choice.")
+@click.option("--output", type=FILE, help="Write the averages and every answer to this file, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the averages as JSON.")
+def evaluate(
+    model: Path,
+    adapter: Path | None,
+    data: Path,
+    limit: int | None,
+    max_tokens: int,
+    threads: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Let a model answer a test set at temperature 0, without a grammar, and score the answers.
+
+    \b
+    Example:
+      cpuft eval --model tuned.gguf --data test.jsonl --output result.json
+    """
+    cases = read_cases(data)[:limit]
+    sampling = Sampling(max_tokens=max_tokens)
+    with LlamaServer(model, adapter=adapter, threads=threads) as server, tqdm(total=len(cases), disable=None) as bar:
+        result = run_benchmark(server, cases, score, sampling=sampling, progress=lambda _: bar.update())
+    if output is not None:
+        report = {"model": str(model), **result.summary(), "answers": result.details()}
+        write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    click.echo(json.dumps({"model": str(model), **result.summary()}) if as_json else _table(result))
+
+
+def _table(result: Benchmark) -> str:
+    return "\n".join(f"{name:<16} {value}" for name, value in result.summary().items())

@@ -1,0 +1,174 @@
+"""`cpuft build`: llama.cpp and the native engine, compiled once per machine."""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpuft.errors import ToolchainError
+from cpuft.toolchain import cache, cpu, ninja, sources
+from cpuft.toolchain.compiler import Compilers, find_compilers
+from cpuft.toolchain.fetch import fetch, read_lock
+from cpuft.toolchain.locate import Toolchain, record, shared_library
+
+LLAMA_TARGETS = ["llama", "llama-server", "llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench"]
+LLAMA_OPTIONS = {
+    "BUILD_SHARED_LIBS": "ON",
+    "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON",  # libraries are found beside the program, wherever the cache is moved to
+    "GGML_NATIVE": "ON",
+    "GGML_OPENMP": "OFF",  # its threads would fight with the engine's; ggml brings its own
+    "LLAMA_CURL": "OFF",
+    "LLAMA_OPENSSL": "OFF",
+    "LLAMA_BUILD_APP": "OFF",
+    "LLAMA_BUILD_EXAMPLES": "OFF",
+    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_USE_PREBUILT_UI": "OFF",
+    "LLAMA_BUILD_NUMBER": "0",  # else read from whatever git repository surrounds the cache
+    "LLAMA_BUILD_COMMIT": "cpuft",
+}
+
+# Objects, libraries and tools of llama.cpp take 61 MB; the compiler's temporary files some more.
+_LLAMA_SPACE = 200_000_000
+_ENGINE_SPACE = 30_000_000
+# The largest translation unit of llama.cpp takes about this much memory to compile.
+_BYTES_PER_JOB = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A llama.cpp tree: where it is, the name of its builds, and what changes when its content does."""
+
+    directory: Path
+    name: str
+    fingerprint: str
+
+
+def build(*, jobs: int | None = None, source: Path | None = None, force: bool = False) -> tuple[Toolchain, list[str]]:
+    """Fetch and compile what is not in the cache yet, and make this checkout use it.
+
+    jobs: compilers at a time; as many as CPUs and memory allow by default.
+    source: a llama.cpp tree to use instead of the locked one.
+    force: compile again even what is there.
+
+    Returns:
+        The toolchain, and the names of the parts that were compiled.
+
+    Raises:
+        ToolchainError: no compiler, no network, wrong checksum, full disk, or a source that does not compile.
+    """
+    compilers = find_compilers()
+    root = cache.cache_dir()
+    jobs = jobs or default_jobs()
+    with cache.naming_disk_faults(root), cache.locked(root, _say_waiting) as lock:
+        llama_source = _local_source(source) if source else _locked_source(root)
+        llama, llama_built = build_llama(llama_source, root, compilers, jobs=jobs, force=force, lock=lock)
+        engine, engine_built = build_engine(
+            llama_source, llama, root, compilers, jobs=jobs, force=force or llama_built, lock=lock
+        )
+        toolchain = Toolchain(root=llama, lib_dir=llama / "bin", engine_library=engine, source=llama_source.directory)
+        record(toolchain)
+    built = [name for name, done in (("llama.cpp", llama_built), ("the engine", engine_built)) if done]
+    return toolchain, built
+
+
+def build_llama(
+    source: Source, root: Path, compilers: Compilers, *, jobs: int, force: bool = False, lock: int | None = None
+) -> tuple[Path, bool]:
+    """Return the build of llama.cpp, with its products in bin/, and whether it had to be compiled."""
+    key = cache.key_of(
+        source=source.name,
+        compilers=compilers.identity,
+        options=LLAMA_OPTIONS,
+        targets=LLAMA_TARGETS,
+        machine=platform.machine(),
+        features=sorted(cpu.cpu_features()),
+    )
+    tree, log = root / "llama" / key, root / "llama" / key / "build.log"
+    stamp = tree / "complete.json"
+    if not force and cache.read_json(stamp) == {"fingerprint": source.fingerprint}:
+        return tree, False
+    stamp.unlink(missing_ok=True)
+    if force:
+        shutil.rmtree(tree, ignore_errors=True)
+    cache.require_space(root, _LLAMA_SPACE)
+    ninja.configure(source.directory, tree, LLAMA_OPTIONS, compilers=compilers, log=log, lock=lock)
+    ninja.compile_targets(tree, LLAMA_TARGETS, jobs=jobs, title="llama.cpp", log=log, lock=lock)
+    cache.write_json(stamp, {"fingerprint": source.fingerprint})
+    return tree, True
+
+
+def build_engine(
+    source: Source, llama: Path, root: Path, compilers: Compilers, *, jobs: int, force: bool, lock: int | None = None
+) -> tuple[Path, bool]:
+    """Return libcpuft.so, linked to the build `llama`, and whether it had to be compiled.
+
+    The library is stored under a digest of its sources, so a checkout never gets the engine of another one's sources;
+    the tree that it is compiled in belongs to this checkout and is kept, so that an edit recompiles one file.
+    """
+    content = sources.engine_hash()
+    key = cache.key_of(engine=content, llama=llama.name, compilers=compilers.identity)
+    library = root / "engine" / key / shared_library("cpuft")
+    if library.exists() and not force:
+        return library, False
+    tree = engine_tree(root, llama)
+    log = tree / "build.log"
+    if force:
+        shutil.rmtree(tree, ignore_errors=True)
+    cache.require_space(root, _ENGINE_SPACE)
+    options = engine_options(source.directory, llama / "bin")
+    ninja.configure(sources.project_dir(), tree, options, compilers=compilers, log=log, lock=lock)
+    ninja.compile_targets(tree, ["cpuft_native"], jobs=jobs, title="engine", log=log, lock=lock)
+    if sources.engine_hash() != content:
+        raise ToolchainError("the engine's sources changed while they were compiled: run `cpuft build` again")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    # A new file, renamed: processes that have the old library loaded keep it.
+    temporary = library.with_name(f".{library.name}.{os.getpid()}")
+    shutil.copy2(tree / "native" / library.name, temporary)
+    temporary.replace(library)
+    return library, True
+
+
+def engine_tree(root: Path, llama: Path) -> Path:
+    """Return the tree in which this checkout's engine, and its native tests, are compiled against the build `llama`."""
+    return root / "engine" / "trees" / cache.key_of(checkout=str(sources.PACKAGE), llama=llama.name)
+
+
+def engine_options(llama_source: Path, lib_dir: Path) -> dict[str, str]:
+    """Return the CMake options with which the top-level CMakeLists.txt finds llama.cpp and the engine's sources."""
+    return {
+        "CPUFT_LLAMA_SOURCE": str(llama_source),
+        "CPUFT_LLAMA_LIB_DIR": str(lib_dir),
+        "CPUFT_NATIVE_DIR": str(sources.NATIVE),
+    }
+
+
+def default_jobs() -> int:
+    """Return how many compilers fit into the CPUs and the memory of this machine."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cpu.available_cpus(), memory // _BYTES_PER_JOB))
+
+
+def _locked_source(root: Path) -> Source:
+    lock = read_lock(sources.project_dir() / "vendor" / "llama.cpp.lock")
+    return Source(fetch(lock, root / "sources"), name=lock.sha256, fingerprint=lock.sha256)
+
+
+def _local_source(directory: Path) -> Source:
+    """Take the user's own tree; sizes and times of its files tell when it changed."""
+    directory = directory.resolve()
+    if not (directory / "include" / "llama.h").is_file():
+        raise ToolchainError(f"{directory} is not a llama.cpp tree (it has no include/llama.h): check --source")
+    entries = []
+    for folder, subfolders, files in os.walk(directory):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "build")))
+        for name in sorted(files):
+            status = os.lstat(os.path.join(folder, name))
+            entries.append((os.path.relpath(folder, directory), name, status.st_size, status.st_mtime_ns))
+    return Source(directory, name=f"directory {directory}", fingerprint=cache.key_of(entries=entries))
+
+
+def _say_waiting() -> None:
+    print("Another `cpuft build` is at work; waiting for it to end.", file=sys.stderr, flush=True)

@@ -1,0 +1,55 @@
+"""What the CPU of this machine can do, and which of the engine's kernels it can run."""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+# The engine's instruction sets, best first, each with the features (as /proc/cpuinfo names them) that its kernels use.
+ENGINE_ISAS: dict[str, frozenset[str]] = {
+    "avx512bf16": frozenset({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}),
+    "avx512": frozenset({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "reference": frozenset(),
+}
+
+# Features that change what a compiler may emit for this CPU. The rest of the flags name the kernel's and the
+# hypervisor's abilities and come and go with their updates.
+_CODE_FEATURE = re.compile(
+    r"(s?sse\w*|pni|avx\w*|fma4?|f16c|bmi[12]|abm|lzcnt|popcnt|movbe|v?aes|v?pclmulqdq|gfni|sha\w*|amx\w*|adx|xop|tbm"
+    r"|asimd\w*|fp|fphp|sve\w*|sme\w*|i8mm|bf16|atomics|crc32|dotprod)"
+)
+
+
+def cpu_model() -> str:
+    """Return the CPU's name, or its architecture where the system does not tell the name."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the features that matter to compiled code; empty where the system does not list them."""
+    info = _cpuinfo()
+    flags = info.get("flags") or info.get("Features") or ""
+    return frozenset(flag for flag in flags.split() if _CODE_FEATURE.fullmatch(flag))
+
+
+def best_isa(features: frozenset[str]) -> str:
+    """Return the fastest instruction set of the engine that a CPU with these features runs."""
+    return next(isa for isa, needed in ENGINE_ISAS.items() if needed <= features)
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return the first processor's entry of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,87 @@
+"""Finds what `cpuft build` made for this checkout."""
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cpuft.errors import ToolchainError
+from cpuft.toolchain import cache, cpu, sources
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiled llama.cpp and the engine that is linked to it.
+
+    root: the build of llama.cpp.
+    lib_dir: its shared libraries and tools.
+    engine_library: libcpuft.so.
+    source: the llama.cpp tree (its converter, chat templates and vocabularies are used from there).
+    """
+
+    root: Path
+    lib_dir: Path
+    engine_library: Path
+    source: Path
+
+    def tool(self, name: str) -> Path:
+        """Return a program of llama.cpp, such as "llama-server".
+
+        Raises:
+            ToolchainError: it was not built.
+        """
+        path = self.lib_dir / name
+        if not path.is_file():
+            raise ToolchainError(f"{name} is not in {self.lib_dir}: run `cpuft build --force`")
+        return path
+
+
+def locate() -> Toolchain:
+    """Return the toolchain of this checkout.
+
+    Raises:
+        ToolchainError: it was never built, for other sources, for another CPU, or the cache was emptied.
+    """
+    entry = cache.read_json(_record_path())
+    if not entry:
+        raise ToolchainError("the native engine and llama.cpp are not built yet: run `cpuft build`")
+    if entry["engine_hash"] != sources.engine_hash():
+        raise ToolchainError("the engine's sources have changed since it was built: run `cpuft build`")
+    if missing := sorted(set(entry["cpu_features"]) - cpu.cpu_features()):
+        raise ToolchainError(
+            f"the toolchain was built on another CPU, which has {', '.join(missing[:4])} and this one has not: "
+            "run `cpuft build`"
+        )
+    toolchain = Toolchain(**{name: Path(path) for name, path in entry["toolchain"].items()})
+    for path in (toolchain.engine_library, toolchain.lib_dir / shared_library("llama"), toolchain.source):
+        if not path.exists():
+            raise ToolchainError(f"{path} is gone from the cache: run `cpuft build`")
+    return toolchain
+
+
+def record(toolchain: Toolchain) -> None:
+    """Make `toolchain` the one that `locate` returns in this checkout."""
+    entry = {
+        "toolchain": {name: str(path) for name, path in asdict(toolchain).items()},
+        "engine_hash": sources.engine_hash(),
+        "cpu_features": sorted(cpu.cpu_features()),
+    }
+    cache.write_json(_record_path(), entry)
+
+
+def use_llama_cpp() -> None:
+    """Point the Python package llama_cpp at our libraries; call this before it is imported.
+
+    Raises:
+        ToolchainError: as `locate`.
+    """
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(locate().lib_dir)
+
+
+def shared_library(name: str) -> str:
+    """Return the file name of a shared library on this system."""
+    return f"lib{name}.dylib" if platform.system() == "Darwin" else f"lib{name}.so"
+
+
+def _record_path() -> Path:
+    return cache.cache_dir() / "checkouts" / f"{cache.key_of(package=str(sources.PACKAGE))}.json"
