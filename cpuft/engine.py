@@ -1,0 +1,341 @@
+"""The native training engine, from Python: the only file that knows ctypes and the C interface.
+
+Each binding stands beside its prototype in `cpuft/native/cpuft.h`, which is the manual. Pointers that the engine hands
+out become numpy views here; they are valid until the next `adapter_init` or `close`.
+"""
+
+import ctypes
+import functools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from cpuft import toolchain
+from cpuft.errors import EngineError, ModelError, ResourceError
+
+ABI_VERSION = 1
+# The linear layers that an adapter can attach to, in the order of `enum cpuft_target`.
+TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+FloatArray = npt.NDArray[np.float32]
+
+_INT32 = ctypes.c_int32
+_INT64 = ctypes.c_int64
+_UINT32 = ctypes.c_uint32
+_UINT64 = ctypes.c_uint64
+_FLOAT = ctypes.c_float
+_DOUBLE = ctypes.c_double
+_TEXT = ctypes.c_char_p
+_POINTER = ctypes.c_void_p
+_FLOATS = ctypes.POINTER(ctypes.c_float)
+
+# name: argument types. All return a cpuft_status, but for the few below.
+_PROTOTYPES: dict[str, list[Any]] = {
+    "cpuft_open": [_TEXT, _INT32, _TEXT, _TEXT, ctypes.POINTER(_POINTER)],
+    "cpuft_tokenize": [_POINTER, _TEXT, _INT64, _INT32, _INT32, _POINTER, _INT64, ctypes.POINTER(_INT64)],
+    "cpuft_detokenize": [_POINTER, _POINTER, _INT64, _INT32, _POINTER, _INT64, ctypes.POINTER(_INT64)],
+    "cpuft_adapter_init": [_POINTER, _INT32, _FLOAT, _FLOAT, _UINT32, _INT32, _UINT64],
+    "cpuft_adapter_tensor": [_POINTER, _INT64, ctypes.POINTER(_TEXT)] + 3 * [ctypes.POINTER(_INT64)],
+    "cpuft_parameters": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
+    "cpuft_gradients": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
+    "cpuft_moments": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
+    "cpuft_set_activations": [_POINTER, ctypes.c_int],
+    "cpuft_forward_backward": [_POINTER] * 4 + [_INT64, _POINTER, ctypes.POINTER(_DOUBLE), ctypes.POINTER(_INT64)],
+    "cpuft_forward": [_POINTER] * 4 + [_INT64, ctypes.POINTER(_DOUBLE), ctypes.POINTER(_INT64)],
+    "cpuft_logits": [_POINTER] * 3 + [_INT64, _POINTER],
+    "cpuft_step": [_POINTER, _INT64] + 6 * [_FLOAT] + [ctypes.POINTER(_DOUBLE)],
+    "cpuft_zero_gradients": [_POINTER],
+    "cpuft_dequantize": [_INT32, _POINTER, _INT64, _INT64, _INT64, _POINTER, _INT32],
+    "cpuft_quantize": [_INT32, _POINTER, _INT64, _INT64, _POINTER, _POINTER, _INT64, _INT32],
+}
+# name: (argument types, result type)
+_OTHER_PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
+    "cpuft_abi_version": ([], _UINT32),
+    "cpuft_last_error": ([], _TEXT),
+    "cpuft_close": ([_POINTER], None),
+    "cpuft_describe": ([_POINTER], _TEXT),
+    "cpuft_adapter_count": ([_POINTER], _INT64),
+}
+_STATUS_ERRORS = {1: ModelError, 2: ResourceError, 3: EngineError}
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """Load the engine: CPUFT_LIBRARY where set, else what `cpuft build` made."""
+    path = os.environ.get("CPUFT_LIBRARY") or toolchain.locate().engine_library
+    library = ctypes.CDLL(str(path))
+    for name, arguments in _PROTOTYPES.items():
+        getattr(library, name).argtypes = arguments
+        getattr(library, name).restype = ctypes.c_int
+    for name, (arguments, result) in _OTHER_PROTOTYPES.items():
+        getattr(library, name).argtypes = arguments
+        getattr(library, name).restype = result
+    if library.cpuft_abi_version() != ABI_VERSION:
+        raise EngineError(f"{path} has another interface version; run `cpuft build --force`")
+    return library
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Call a function that returns a status; raise its sentence as the error class that the status stands for."""
+    status = getattr(_library(), name)(*arguments)
+    if status != 0:
+        raise _STATUS_ERRORS.get(status, EngineError)(_library().cpuft_last_error().decode(errors="replace"))
+
+
+def _address(array: npt.NDArray[Any] | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: n token sequences of T tokens in all, laid end to end without padding.
+
+    tokens: int32 [T].
+    supervised: uint8 [T], 1 where the token is a target of the loss.
+    lengths: int64 [n], summing to T.
+    dropout_keys: uint64 [n] that select each sequence's dropout masks, or None for no dropout.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    supervised: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int64]
+    dropout_keys: npt.NDArray[np.uint64] | None = None
+
+    def __post_init__(self) -> None:
+        wanted = {"tokens": np.int32, "supervised": np.uint8, "lengths": np.int64, "dropout_keys": np.uint64}
+        for name, dtype in wanted.items():
+            array = getattr(self, name)
+            if array is not None and (array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous):
+                raise EngineError(f"Batch.{name} must be a contiguous vector of {np.dtype(dtype).name}")
+        if len(self.lengths) == 0 or self.lengths.min() < 1 or self.lengths.sum() != len(self.tokens):
+            raise EngineError("Batch.lengths must be positive and sum to the number of tokens")
+        if len(self.supervised) != len(self.tokens):
+            raise EngineError("Batch.supervised must be as long as Batch.tokens")
+        if self.dropout_keys is not None and len(self.dropout_keys) != len(self.lengths):
+            raise EngineError("Batch.dropout_keys must be as long as Batch.lengths")
+
+
+@dataclass(frozen=True)
+class AdapterTensor:
+    """Where one LoRA matrix lies in the engine's flat arrays. shape is (rank, n_in) for A, (n_out, rank) for B."""
+
+    name: str
+    shape: tuple[int, int]
+    offset: int
+
+    def view(self, flat: FloatArray) -> FloatArray:
+        """Return the matrix as a view of `flat`: parameters, gradients or a moment."""
+        return flat[self.offset : self.offset + self.shape[0] * self.shape[1]].reshape(self.shape)
+
+
+class Engine:
+    """A base model opened for training. Use it as a context manager, or call `close`.
+
+    Args:
+        model: path of a GGUF file.
+        threads: worker threads; 0 takes every CPU that this process may use.
+        isa: "reference", "avx2", "avx512", "avx512bf16", or None for the best that this CPU has.
+        precision: "f32" or "bf16" for matrix products, or None for bf16 where the CPU has it.
+
+    Raises:
+        ModelError: the file is missing, damaged or of an architecture that cpuft does not train.
+    """
+
+    def __init__(self, model: Path, *, threads: int = 0, isa: str | None = None, precision: str | None = None) -> None:
+        self._handle: int | None = None
+        handle = _POINTER()
+        _call("cpuft_open", os.fsencode(model), threads, _encoded(isa), _encoded(precision), ctypes.byref(handle))
+        self._handle = handle.value
+        self.facts: dict[str, Any] = json.loads(_library().cpuft_describe(self._handle))
+        self.adapter_tensors: list[AdapterTensor] = []
+
+    def close(self) -> None:
+        """Free the engine; views that it handed out die with it."""
+        if self._handle is not None:
+            _library().cpuft_close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    # ---- Tokenizer -----------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        """Return llama.cpp's tokens of `text`; see cpuft_tokenize."""
+        data = text.encode()
+        needed = _INT64(len(data) + 16)
+        tokens = np.empty(0, np.int32)
+        while needed.value > len(tokens):
+            tokens = np.empty(needed.value, np.int32)
+            capacity = len(tokens)
+            _call(
+                "cpuft_tokenize", self._handle, data, len(data), add_special, parse_special,
+                _address(tokens), capacity, ctypes.byref(needed),
+            )  # fmt: skip
+            if needed.value <= capacity:
+                break
+        return [int(token) for token in tokens[: needed.value]]
+
+    def detokenize(self, tokens: Sequence[int], *, render_special: bool = True) -> bytes:
+        """Return the bytes that `tokens` stand for; control tokens as text where `render_special` is set."""
+        array = np.asarray(tokens, np.int32)
+        capacity = 16 * len(array) + 64
+        while True:
+            text = ctypes.create_string_buffer(capacity)
+            needed = _INT64()
+            _call(
+                "cpuft_detokenize", self._handle, _address(array), len(array), render_special,
+                ctypes.addressof(text), capacity, ctypes.byref(needed),
+            )  # fmt: skip
+            if needed.value <= capacity:
+                return text.raw[: needed.value]
+            capacity = needed.value
+
+    # ---- Adapter -------------------------------------------------------------------------------------------------
+
+    def adapter_init(
+        self,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        targets: Sequence[str] = TARGETS,
+        first_layer: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Attach a fresh LoRA adapter to the linear layers `targets` of all layers from `first_layer` on."""
+        mask = 0
+        for target in targets:
+            if target not in TARGETS:
+                raise EngineError(f"unknown LoRA target {target!r}; expected some of {', '.join(TARGETS)}")
+            mask |= 1 << TARGETS.index(target)
+        _call("cpuft_adapter_init", self._handle, rank, alpha, dropout, mask, first_layer, seed)
+        self.adapter_tensors = [self._adapter_tensor(i) for i in range(_library().cpuft_adapter_count(self._handle))]
+
+    def _adapter_tensor(self, i: int) -> AdapterTensor:
+        name, rows, cols, offset = _TEXT(), _INT64(), _INT64(), _INT64()
+        references = [ctypes.byref(x) for x in (name, rows, cols, offset)]
+        _call("cpuft_adapter_tensor", self._handle, i, *references)
+        return AdapterTensor((name.value or b"").decode(), (rows.value, cols.value), offset.value)
+
+    def _views(self, function: str, count: int) -> tuple[FloatArray, ...]:
+        pointers, n = [_FLOATS() for _ in range(count)], _INT64()
+        _call(function, self._handle, *(ctypes.byref(pointer) for pointer in pointers), ctypes.byref(n))
+        return tuple(np.ctypeslib.as_array(pointer, (n.value,)) for pointer in pointers)
+
+    @property
+    def parameters(self) -> FloatArray:
+        """All adapter matrices as one flat, writable view."""
+        return self._views("cpuft_parameters", 1)[0]
+
+    @property
+    def gradients(self) -> FloatArray:
+        """Their gradients: of the SUM of the losses since the last step."""
+        return self._views("cpuft_gradients", 1)[0]
+
+    @property
+    def moments(self) -> tuple[FloatArray, FloatArray]:
+        """AdamW's first and second moments."""
+        first, second = self._views("cpuft_moments", 2)
+        return first, second
+
+    # ---- Training ------------------------------------------------------------------------------------------------
+
+    def set_activations(self, policy: Literal["keep", "recompute"]) -> None:
+        """Choose what of the forward pass is kept for the backward pass. Gradients do not depend on it."""
+        _call("cpuft_set_activations", self._handle, ("keep", "recompute").index(policy))
+
+    def forward_backward(self, batch: Batch) -> tuple[float, int]:
+        """Add the gradient of one micro-batch; return (sum of losses in nats, supervised tokens)."""
+        return self._loss("cpuft_forward_backward", batch, _address(batch.dropout_keys))
+
+    def forward(self, batch: Batch) -> tuple[float, int]:
+        """Return (sum of losses in nats, supervised tokens), without dropout and gradients."""
+        return self._loss("cpuft_forward", batch)
+
+    def _loss(self, function: str, batch: Batch, *keys: int | None) -> tuple[float, int]:
+        loss, count = _DOUBLE(), _INT64()
+        _call(
+            function, self._handle, _address(batch.tokens), _address(batch.supervised), _address(batch.lengths),
+            len(batch.lengths), *keys, ctypes.byref(loss), ctypes.byref(count),
+        )  # fmt: skip
+        return loss.value, count.value
+
+    def logits(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
+        """Return the logits of every position, (T, V). For tests and small inputs."""
+        batch = Batch(tokens, np.zeros(len(tokens), np.uint8), lengths)
+        logits = np.empty((len(tokens), self.facts["n_vocab"]), np.float32)
+        _call(
+            "cpuft_logits", self._handle, _address(batch.tokens), _address(batch.lengths), len(lengths),
+            _address(logits),
+        )  # fmt: skip
+        return logits
+
+    def step(
+        self,
+        *,
+        step: int,
+        learning_rate: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 0.0,
+    ) -> float:
+        """Take one AdamW step on the accumulated mean gradient; return its norm before clipping."""
+        grad_norm = _DOUBLE()
+        settings = (learning_rate, beta1, beta2, epsilon, weight_decay, max_grad_norm)
+        _call("cpuft_step", self._handle, step, *settings, ctypes.byref(grad_norm))
+        return grad_norm.value
+
+    def zero_gradients(self) -> None:
+        """Forget the gradient accumulated since the last step."""
+        _call("cpuft_zero_gradients", self._handle)
+
+
+# ---- Weight formats ----------------------------------------------------------------------------------------------
+
+
+def dequantize(type: int, data: npt.NDArray[np.uint8], rows: int, cols: int, threads: int = 0) -> FloatArray:
+    """Return the float32 values (rows, cols) of a matrix stored as ggml type `type`."""
+    source = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+    values = np.empty((rows, cols), np.float32)
+    _call("cpuft_dequantize", type, _address(source), source.size, rows, cols, _address(values), threads)
+    return values
+
+
+def quantize(
+    type: int, values: FloatArray, importance: FloatArray | None = None, threads: int = 0
+) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a float32 matrix (rows, cols) in ggml type `type`, weighted by `importance` [cols]."""
+    source = np.ascontiguousarray(values, np.float32)
+    rows, cols = source.shape
+    if importance is not None and (importance.shape != (cols,) or importance.dtype != np.float32):
+        raise EngineError(f"the importance of {cols} columns must be as many float32 values")
+    block_values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(type)]
+    nbytes = rows * (cols // block_values) * block_bytes
+    data = np.empty(nbytes, np.uint8)
+    _call(
+        "cpuft_quantize", type, _address(source), rows, cols, _address(importance), _address(data), nbytes, threads
+    )  # fmt: skip
+    return data

@@ -1,0 +1,77 @@
+#include "adapter.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.h"
+#include "random.h"
+
+namespace cpuft {
+
+Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, uint32_t targets, int32_t first_layer,
+                 uint64_t seed)
+    : rank_(rank), first_layer_(first_layer), dropout_(dropout) {
+    if (rank < 1 || rank > 4096) refuse("LoRA rank %d is out of range; expected 1 to 4096", rank);
+    if (!std::isfinite(alpha) || alpha <= 0.0f)
+        refuse("LoRA alpha %g is no positive number", static_cast<double>(alpha));
+    if (!(dropout >= 0.0f && dropout < 1.0f))
+        refuse("LoRA dropout %g is out of range; expected 0 <= dropout < 1", static_cast<double>(dropout));
+    if (targets == 0 || targets >= (1u << CPUFT_TARGET_COUNT))
+        refuse("the set of LoRA targets, %u, is empty or names unknown layers", targets);
+    if (first_layer < 0 || first_layer >= model.dims.n_layer) {
+        refuse("first adapted layer %d is out of range; the model has layers 0 to %lld", first_layer,
+               (long long)model.dims.n_layer - 1);
+    }
+    loras_.resize(static_cast<size_t>(model.dims.n_layer * CPUFT_TARGET_COUNT));
+    for (int64_t layer = first_layer; layer < model.dims.n_layer; ++layer) {
+        for (size_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
+            if ((targets >> target & 1u) == 0) continue;
+            const Matrix& weight = model.layers[static_cast<size_t>(layer)].linears[target].weight;
+            const std::string name = "blk." + std::to_string(layer) + "." + kTargetNames[target] + ".weight";
+            add_tensor(name + ".lora_a", rank, weight.cols);
+            add_tensor(name + ".lora_b", weight.rows, rank);
+            Lora& lora = loras_[static_cast<size_t>(layer) * CPUFT_TARGET_COUNT + target];
+            lora.rank = rank;
+            lora.scale = alpha / static_cast<float>(rank);
+        }
+    }
+    for (Buffer<float>* array : {&parameters_, &gradients_, &first_moments_, &second_moments_})
+        std::fill_n(array->reserve(size_), size_, 0.0f);
+    auto tensor = tensors_.begin();
+    for (Lora& lora : loras_) {
+        if (lora.rank == 0) continue;
+        lora.a = parameters() + tensor->offset;
+        lora.da = gradients() + tensor++->offset;
+        lora.b = parameters() + tensor->offset;
+        lora.db = gradients() + tensor++->offset;
+    }
+    initialize(seed);
+}
+
+void Adapter::add_tensor(const std::string& name, int64_t rows, int64_t cols) {
+    tensors_.push_back({name, rows, cols, size_});
+    size_ += rows * cols;
+}
+
+// A ~ U(-1/sqrt(n_in), 1/sqrt(n_in)), B = 0: the adapter starts as the identity.
+void Adapter::initialize(uint64_t seed) {
+    for (size_t i = 0; i < tensors_.size(); i += 2) {
+        const AdapterTensor& a = tensors_[i];
+        const float bound = 1.0f / std::sqrt(static_cast<float>(a.cols));
+        for (int64_t j = 0; j < a.rows * a.cols; ++j) {
+            const uint64_t bits = mix64(mix64(seed + i) + static_cast<uint64_t>(j));
+            const float unit =
+                static_cast<float>(bits >> 40) / 16777216.0f;  // 24 bits: [0, 1) without rounding up to 1
+            parameters()[a.offset + j] = bound * (2.0f * unit - 1.0f);
+        }
+    }
+}
+
+const Lora* Adapter::lora(int64_t layer, cpuft_target target) const {
+    const Lora& lora = loras_[static_cast<size_t>(layer) * CPUFT_TARGET_COUNT + static_cast<size_t>(target)];
+    return lora.rank == 0 ? nullptr : &lora;
+}
+
+void Adapter::zero_gradients() { std::fill_n(gradients(), size_, 0.0f); }
+
+}  // namespace cpuft

@@ -1,0 +1,52 @@
+// Adapter: the LoRA matrices of a model, with their gradients and optimizer state, as flat arrays.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "layers/linear_lora.h"
+#include "model.h"
+
+namespace cpuft {
+
+struct AdapterTensor {
+    std::string name;  // as in llama.cpp's adapter files: blk.0.attn_q.weight.lora_a
+    int64_t rows, cols, offset;
+};
+
+class Adapter {
+  public:
+    // As cpuft_adapter_init. Throws InputError for impossible values.
+    Adapter(const Model& model, int32_t rank, float alpha, float dropout, uint32_t targets, int32_t first_layer,
+            uint64_t seed);
+
+    const std::vector<AdapterTensor>& tensors() const { return tensors_; }
+    int64_t size() const { return size_; }
+    float* parameters() { return parameters_.data(); }
+    float* gradients() { return gradients_.data(); }
+    float* first_moments() { return first_moments_.data(); }
+    float* second_moments() { return second_moments_.data(); }
+
+    int64_t first_layer() const { return first_layer_; }
+    int64_t rank() const { return rank_; }
+    float dropout() const { return dropout_; }
+    // The LoRA of one linear layer, or null where it has none.
+    const Lora* lora(int64_t layer, cpuft_target target) const;
+    bool adapts(int64_t layer, cpuft_target target) const { return lora(layer, target) != nullptr; }
+
+    void zero_gradients();
+
+  private:
+    void add_tensor(const std::string& name, int64_t rows, int64_t cols);
+    void initialize(uint64_t seed);
+
+    int64_t rank_, first_layer_, size_ = 0;
+    float dropout_;
+    std::vector<AdapterTensor> tensors_;
+    std::vector<Lora> loras_;  // [layer * CPUFT_TARGET_COUNT + target]; rank 0 where there is none
+    Buffer<float> parameters_, gradients_, first_moments_, second_moments_;
+};
+
+}  // namespace cpuft

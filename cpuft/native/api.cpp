@@ -1,0 +1,286 @@
+// The C interface: checks arguments, calls the engine, and turns exceptions into status codes and sentences.
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "adapter.h"
+#include "compute.h"
+#include "cpuft.h"
+#include "error.h"
+#include "formats.h"
+#include "model.h"
+#include "optimizer.h"
+#include "thread_pool.h"
+#include "transformer.h"
+#include "vocabulary.h"
+
+using namespace cpuft;
+
+struct cpuft_engine {
+    cpuft_engine(const char* path, int n_threads, const KernelTable& kernels, bool bf16)
+        : model(path), compute(n_threads, kernels, bf16), transformer(model, compute) {}
+
+    Adapter& trained_adapter() {
+        if (!adapter) refuse("the engine has no adapter yet; call cpuft_adapter_init first");
+        return *adapter;
+    }
+    const Vocabulary& words() {
+        if (!vocabulary) vocabulary = std::make_unique<Vocabulary>(model.file);
+        return *vocabulary;
+    }
+
+    Model model;
+    Compute compute;
+    Transformer transformer;
+    std::unique_ptr<Adapter> adapter;
+    std::unique_ptr<Vocabulary> vocabulary;  // read when first asked for
+    std::string description;
+    int64_t n_supervised = 0;  // since the last step
+};
+
+namespace {
+
+thread_local std::string last_error;
+
+void require(bool condition, const char* sentence) {
+    if (!condition) refuse("%s", sentence);
+}
+
+template <class Body>
+cpuft_status guarded(Body body) {
+    try {
+        body();
+        return CPUFT_STATUS_OK;
+    } catch (const InputError& error) {
+        last_error = error.what();
+        return CPUFT_STATUS_INPUT;
+    } catch (const std::bad_alloc&) {
+        last_error = "out of memory; use shorter sequences, smaller micro-batches or the recompute policy";
+        return CPUFT_STATUS_MEMORY;
+    } catch (const std::exception& error) {
+        last_error = error.what();
+        return CPUFT_STATUS_INTERNAL;
+    } catch (...) {
+        last_error = "an unknown exception";
+        return CPUFT_STATUS_INTERNAL;
+    }
+}
+
+template <class Body>
+cpuft_status guarded(const cpuft_engine* engine, Body body) {
+    return guarded([&] {
+        require(engine != nullptr, "the engine is closed");
+        body();
+    });
+}
+
+int thread_count(int32_t n_threads) {
+    if (n_threads < 0 || n_threads > 1024) refuse("%d threads are out of range; expected 0 to 1024", n_threads);
+    return n_threads == 0 ? available_cpus() : n_threads;
+}
+
+bool wants_bf16(const char* precision, const KernelTable& kernels) {
+    if (precision == nullptr) return kernels.bf16 != nullptr;
+    if (std::strcmp(precision, "f32") == 0) return false;
+    if (std::strcmp(precision, "bf16") != 0) refuse("unknown precision \"%s\"; expected f32 or bf16", precision);
+    if (kernels.bf16 == nullptr)
+        refuse("precision bf16 needs a CPU with AVX-512-BF16; isa \"%s\" has f32", kernels.name);
+    return true;
+}
+
+MicroBatch micro_batch(const int32_t* tokens, const uint8_t* supervised, const int64_t* lengths, int64_t n_sequences,
+                       const uint64_t* keys) {
+    require(tokens != nullptr && lengths != nullptr, "tokens and lengths must not be null");
+    return {tokens, supervised, lengths, n_sequences, keys};
+}
+
+}  // namespace
+
+uint32_t cpuft_abi_version(void) { return CPUFT_ABI_VERSION; }
+
+const char* cpuft_last_error(void) { return last_error.c_str(); }
+
+cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, const char* precision,
+                        cpuft_engine** engine) {
+    return guarded([&] {
+        require(path != nullptr && engine != nullptr, "path and engine must not be null");
+        const char* chosen = isa != nullptr ? isa : std::getenv("CPUFT_ISA");
+        const KernelTable& kernels = select_kernels(chosen != nullptr && *chosen != '\0' ? chosen : nullptr);
+        const bool bf16 = wants_bf16(precision, kernels);
+        auto opened = std::make_unique<cpuft_engine>(path, thread_count(n_threads), kernels, bf16);
+        opened->description = "{" + opened->model.describe() + ", \"isa\": \"" + kernels.name +
+                              "\", \"precision\": \"" + (bf16 ? "bf16" : "f32") +
+                              "\", \"n_threads\": " + std::to_string(opened->compute.pool.size()) + "}";
+        *engine = opened.release();
+    });
+}
+
+void cpuft_close(cpuft_engine* engine) { delete engine; }
+
+const char* cpuft_describe(const cpuft_engine* engine) {
+    return engine == nullptr ? "{}" : engine->description.c_str();
+}
+
+cpuft_status cpuft_tokenize(cpuft_engine* engine, const char* text, int64_t n_bytes, int32_t add_special,
+                            int32_t parse_special, int32_t* tokens, int64_t capacity, int64_t* n_tokens) {
+    return guarded(engine, [&] {
+        require(n_bytes >= 0 && (text != nullptr || n_bytes == 0) && n_tokens != nullptr,
+                "text and n_tokens must not be null");
+        const std::vector<int32_t> result =
+            engine->words().tokenize(text, n_bytes, add_special != 0, parse_special != 0);
+        *n_tokens = static_cast<int64_t>(result.size());
+        if (*n_tokens <= capacity) std::copy(result.begin(), result.end(), tokens);
+    });
+}
+
+cpuft_status cpuft_detokenize(cpuft_engine* engine, const int32_t* tokens, int64_t n_tokens, int32_t render_special,
+                              char* text, int64_t capacity, int64_t* n_bytes) {
+    return guarded(engine, [&] {
+        require(n_tokens >= 0 && (tokens != nullptr || n_tokens == 0) && n_bytes != nullptr,
+                "tokens and n_bytes must not be null");
+        const std::string result = engine->words().detokenize(tokens, n_tokens, render_special != 0);
+        *n_bytes = static_cast<int64_t>(result.size());
+        if (*n_bytes <= capacity) std::copy(result.begin(), result.end(), text);
+    });
+}
+
+cpuft_status cpuft_adapter_init(cpuft_engine* engine, int32_t rank, float alpha, float dropout, uint32_t targets,
+                                int32_t first_layer, uint64_t seed) {
+    return guarded(engine, [&] {
+        engine->adapter = std::make_unique<Adapter>(engine->model, rank, alpha, dropout, targets, first_layer, seed);
+        engine->n_supervised = 0;
+    });
+}
+
+int64_t cpuft_adapter_count(const cpuft_engine* engine) {
+    return engine != nullptr && engine->adapter ? static_cast<int64_t>(engine->adapter->tensors().size()) : 0;
+}
+
+cpuft_status cpuft_adapter_tensor(const cpuft_engine* engine, int64_t i, const char** name, int64_t* rows,
+                                  int64_t* cols, int64_t* offset) {
+    return guarded(engine, [&] {
+        require(i >= 0 && i < cpuft_adapter_count(engine), "the adapter has no tensor of that number");
+        const AdapterTensor& tensor = engine->adapter->tensors()[static_cast<size_t>(i)];
+        *name = tensor.name.c_str();
+        *rows = tensor.rows;
+        *cols = tensor.cols;
+        *offset = tensor.offset;
+    });
+}
+
+cpuft_status cpuft_parameters(cpuft_engine* engine, float** values, int64_t* n) {
+    return guarded(engine, [&] {
+        *values = engine->trained_adapter().parameters();
+        *n = engine->adapter->size();
+    });
+}
+
+cpuft_status cpuft_gradients(cpuft_engine* engine, float** values, int64_t* n) {
+    return guarded(engine, [&] {
+        *values = engine->trained_adapter().gradients();
+        *n = engine->adapter->size();
+    });
+}
+
+cpuft_status cpuft_moments(cpuft_engine* engine, float** first, float** second, int64_t* n) {
+    return guarded(engine, [&] {
+        *first = engine->trained_adapter().first_moments();
+        *second = engine->adapter->second_moments();
+        *n = engine->adapter->size();
+    });
+}
+
+cpuft_status cpuft_set_activations(cpuft_engine* engine, cpuft_activations policy) {
+    return guarded(engine, [&] {
+        require(policy == CPUFT_ACTIVATIONS_KEEP || policy == CPUFT_ACTIVATIONS_RECOMPUTE, "unknown activation policy");
+        engine->transformer.set_activations(policy);
+    });
+}
+
+cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
+                                    const int64_t* lengths, int64_t n_sequences, const uint64_t* dropout_keys,
+                                    double* loss_sum, int64_t* n_supervised) {
+    return guarded(engine, [&] {
+        require(supervised != nullptr, "supervised must not be null");
+        const Loss loss = engine->transformer.forward_backward(
+            micro_batch(tokens, supervised, lengths, n_sequences, dropout_keys), engine->trained_adapter());
+        engine->n_supervised += loss.n_supervised;
+        *loss_sum = loss.sum;
+        *n_supervised = loss.n_supervised;
+    });
+}
+
+cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
+                           const int64_t* lengths, int64_t n_sequences, double* loss_sum, int64_t* n_supervised) {
+    return guarded(engine, [&] {
+        require(supervised != nullptr, "supervised must not be null");
+        const Loss loss = engine->transformer.forward(micro_batch(tokens, supervised, lengths, n_sequences, nullptr),
+                                                      engine->adapter.get());
+        *loss_sum = loss.sum;
+        *n_supervised = loss.n_supervised;
+    });
+}
+
+cpuft_status cpuft_logits(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths, int64_t n_sequences,
+                          float* logits) {
+    return guarded(engine, [&] {
+        require(logits != nullptr, "logits must not be null");
+        engine->transformer.logits(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr), engine->adapter.get(),
+                                   logits);
+    });
+}
+
+cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate, float beta1, float beta2,
+                        float epsilon, float weight_decay, float max_grad_norm, double* grad_norm) {
+    return guarded(engine, [&] {
+        Adapter& adapter = engine->trained_adapter();
+        require(step >= 1, "steps count from 1");
+        require(std::isfinite(learning_rate) && learning_rate >= 0.0f,
+                "the learning rate must be a finite number >= 0");
+        require(beta1 >= 0.0f && beta1 < 1.0f && beta2 >= 0.0f && beta2 < 1.0f, "AdamW's betas must be in [0, 1)");
+        require(std::isfinite(epsilon) && epsilon > 0.0f, "AdamW's epsilon must be a positive number");
+        require(std::isfinite(weight_decay) && weight_decay >= 0.0f, "the weight decay must be a finite number >= 0");
+        require(std::isfinite(max_grad_norm) && max_grad_norm >= 0.0f, "max_grad_norm must be a finite number >= 0");
+        require(engine->n_supervised > 0, "no supervised token since the last step; there is no gradient to follow");
+        const double per_token = 1.0 / static_cast<double>(engine->n_supervised);
+        const double size = norm(engine->compute, adapter.gradients(), adapter.size()) * per_token;
+        require(std::isfinite(size),
+                "the gradient is not finite; lower the learning rate or look for broken values in the base model");
+        const double clip = max_grad_norm > 0.0f && size > static_cast<double>(max_grad_norm)
+                                ? static_cast<double>(max_grad_norm) / size
+                                : 1.0;
+        adamw_step(engine->compute, {learning_rate, beta1, beta2, epsilon, weight_decay}, step,
+                   static_cast<float>(per_token * clip), adapter.gradients(), adapter.size(), adapter.parameters(),
+                   adapter.first_moments(), adapter.second_moments());
+        adapter.zero_gradients();
+        engine->n_supervised = 0;
+        *grad_norm = size;
+    });
+}
+
+cpuft_status cpuft_zero_gradients(cpuft_engine* engine) {
+    return guarded(engine, [&] {
+        engine->trained_adapter().zero_gradients();
+        engine->n_supervised = 0;
+    });
+}
+
+cpuft_status cpuft_dequantize(int32_t type, const void* source, int64_t source_bytes, int64_t rows, int64_t cols,
+                              float* target, int32_t n_threads) {
+    return guarded([&] {
+        require(source != nullptr && target != nullptr, "source and target must not be null");
+        dequantize(type, source, source_bytes, rows, cols, target, thread_count(n_threads));
+    });
+}
+
+cpuft_status cpuft_quantize(int32_t type, const float* source, int64_t rows, int64_t cols, const float* importance,
+                            void* target, int64_t target_bytes, int32_t n_threads) {
+    return guarded([&] {
+        require(source != nullptr && target != nullptr, "source and target must not be null");
+        quantize(type, source, rows, cols, importance, target, target_bytes, thread_count(n_threads));
+    });
+}

@@ -1,0 +1,63 @@
+// GgufFile: a memory-mapped GGUF file. Every offset and size in it is checked before use.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "gguf.h"
+#include "matrix.h"
+
+namespace cpuft {
+
+// A file's bytes, mapped read-only for the object's lifetime.
+class FileMapping {
+  public:
+    explicit FileMapping(const std::string& path);
+    ~FileMapping();
+    FileMapping(const FileMapping&) = delete;
+    FileMapping& operator=(const FileMapping&) = delete;
+
+    const char* data() const { return data_; }
+    int64_t size() const { return size_; }
+
+  private:
+    const char* data_ = nullptr;
+    int64_t size_ = 0;
+};
+
+class GgufFile {
+  public:
+    // Throws InputError for a file that is missing, no GGUF, truncated or inconsistent.
+    explicit GgufFile(const std::string& path);
+    const std::string& path() const { return path_; }
+    int64_t data_bytes() const { return data_bytes_; }
+
+    // Metadata values. A key of another type than asked for throws InputError.
+    bool has(const std::string& key) const;
+    std::string text(const std::string& key) const;
+    int64_t integer(const std::string& key) const;
+    int64_t integer_or(const std::string& key, int64_t otherwise) const { return has(key) ? integer(key) : otherwise; }
+    double real_or(const std::string& key, double otherwise) const;
+    std::vector<std::string> texts(const std::string& key) const;
+
+    // Tensors by name; find returns an empty Matrix where there is none. A vector is a matrix of one row.
+    const std::unordered_map<std::string, Matrix>& tensors() const { return tensors_; }
+    Matrix find(const std::string& name) const;
+
+  private:
+    void read_header();
+    void list_tensors();
+    int64_t key_id(const std::string& key) const;
+
+    std::string path_;
+    FileMapping mapping_;
+    int64_t data_bytes_ = 0;
+    std::unique_ptr<gguf_context, decltype(&gguf_free)> gguf_{nullptr, gguf_free};
+    std::unique_ptr<ggml_context, decltype(&ggml_free)> shapes_{nullptr, ggml_free};
+    std::unordered_map<std::string, Matrix> tensors_;
+};
+
+}  // namespace cpuft

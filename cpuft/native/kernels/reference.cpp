@@ -1,0 +1,118 @@
+// The reference kernels: the plainest loops, in double where that settles a doubt. Every fast kernel is tested against
+// these; they also run on CPUs that have no table of their own.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "bf16.h"
+#include "dropout_hash.h"
+#include "kernels.h"
+
+namespace cpuft {
+
+namespace {
+
+constexpr int kMr = 4;
+constexpr int kNr = 8;
+
+void pack_a(const float* source, int64_t row_stride, int64_t column_stride, int m, int64_t k, void* panel) {
+    float* out = static_cast<float*>(panel);
+    for (int64_t p = 0; p < k; ++p) {
+        for (int i = 0; i < kMr; ++i) *out++ = i < m ? source[i * row_stride + p * column_stride] : 0.0f;
+    }
+}
+
+void pack_b(const float* source, int64_t stride, int64_t k, int n, void* panel) {
+    float* out = static_cast<float*>(panel);
+    for (int64_t p = 0; p < k; ++p) {
+        for (int j = 0; j < kNr; ++j) *out++ = j < n ? source[p * stride + j] : 0.0f;
+    }
+}
+
+void pack_b_transposed(const float* source, int64_t stride, int64_t k, int n, void* panel) {
+    float* out = static_cast<float*>(panel);
+    for (int64_t p = 0; p < k; ++p) {
+        for (int j = 0; j < kNr; ++j) *out++ = j < n ? source[j * stride + p] : 0.0f;
+    }
+}
+
+void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate) {
+    const float* pa = static_cast<const float*>(a);
+    const float* pb = static_cast<const float*>(b);
+    for (int i = 0; i < m; ++i) {
+        for (int j = 0; j < n; ++j) {
+            double sum = 0.0;
+            for (int64_t p = 0; p < k; ++p)
+                sum += static_cast<double>(pa[p * kMr + i]) * static_cast<double>(pb[p * kNr + j]);
+            float& target = c[i * c_stride + j];
+            target = static_cast<float>(accumulate ? static_cast<double>(target) + sum : sum);
+        }
+    }
+}
+
+float dot(const float* x, const float* y, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+    return static_cast<float>(sum);
+}
+
+float maximum(const float* x, int64_t n) {
+    float largest = -INFINITY;
+    for (int64_t i = 0; i < n; ++i) largest = std::max(largest, x[i]);
+    return largest;
+}
+
+float exp_sum(float* x, float shift, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; ++i) {
+        x[i] = std::exp(x[i] - shift);
+        sum += static_cast<double>(x[i]);
+    }
+    return static_cast<float>(sum);
+}
+
+void axpy(float factor, const float* x, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
+}
+
+void scale(float factor, float* x, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+void multiply(float factor, const float* x, const float* weight, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) y[i] = factor * x[i] * weight[i];
+}
+
+void silu_multiply(const float* gate, const float* up, float* out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+// silu'(z) = s (1 + z (1 - s)), s = sigmoid(z)
+void silu_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
+                            int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float z = gate[i], u = up[i], d = dout[i];
+        const float s = 1.0f / (1.0f + std::exp(-z));
+        dgate[i] = d * u * s * (1.0f + z * (1.0f - s));
+        dup[i] = d * z * s;
+    }
+}
+
+void dropout(const float* x, uint64_t key, uint32_t threshold, float factor, float* out, int64_t n) {
+    const DropoutStream stream = dropout_stream(key);
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = dropout_hash(stream, static_cast<uint32_t>(i)) >= threshold ? x[i] * factor : 0.0f;
+    }
+}
+
+}  // namespace
+
+const KernelTable kReferenceKernels = {
+    "reference",
+    {"reference-f32", kMr, kNr, 1, sizeof(float), pack_a, pack_b, pack_b_transposed, tile},
+    nullptr,
+    {dot, maximum, exp_sum, axpy, scale, multiply, silu_multiply, silu_multiply_backward, narrow, widen, dropout},
+    [](int) -> WeightReader { return nullptr; },
+};
+
+}  // namespace cpuft

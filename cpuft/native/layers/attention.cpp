@@ -1,0 +1,240 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace cpuft {
+
+namespace {
+
+// Rows of queries and keys in a tile. 64 x 64 scores are 16 KiB, half of an L1 cache.
+constexpr int64_t kBlock = 64;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// One block of queries or keys of one head: rows [first, first + n) of a [T, heads, D] array.
+struct Block {
+    const float* data;
+    int64_t stride;  // floats from one token to the next
+    int64_t n;
+};
+
+// The small products of attention on one thread.
+class Tiles {
+  public:
+    Tiles(const GemmKernel& kernel, Compute::Scratch& scratch, int64_t D) : kernel_(kernel) {
+        const int64_t longest = std::max(kBlock, D);
+        const int64_t a_bytes = panel_bytes(kernel.mr, longest);
+        a_ = scratch.attention_panels.reserve(a_bytes + ceil_div(longest, kernel.nr) * panel_bytes(kernel.nr, longest));
+        b_ = a_ + a_bytes;
+    }
+
+    // c (m x n, rows c_stride apart) (+)= op(a) (m x k) * op(b) (k x n); op transposes where asked.
+    void multiply(const float* a, int64_t a_stride, bool a_transposed, const float* b, int64_t b_stride,
+                  bool b_transposed, int64_t m, int64_t n, int64_t k, float* c, int64_t c_stride, bool accumulate) {
+        const int64_t mr = kernel_.mr, nr = kernel_.nr, slab = panel_bytes(nr, k);
+        for (int64_t j = 0; j < n; j += nr) {
+            const int columns = static_cast<int>(std::min(nr, n - j));
+            if (b_transposed) {
+                kernel_.pack_b_transposed(b + j * b_stride, b_stride, k, columns, b_ + j / nr * slab);
+            } else {
+                kernel_.pack_b(b + j, b_stride, k, columns, b_ + j / nr * slab);
+            }
+        }
+        for (int64_t i = 0; i < m; i += mr) {
+            const int rows = static_cast<int>(std::min(mr, m - i));
+            const int64_t row_stride = a_transposed ? 1 : a_stride, column_stride = a_transposed ? a_stride : 1;
+            kernel_.pack_a(a + i * row_stride, row_stride, column_stride, rows, k, a_);
+            for (int64_t j = 0; j < n; j += nr) {
+                kernel_.tile(k, a_, b_ + j / nr * slab, c + i * c_stride + j, c_stride, rows,
+                             static_cast<int>(std::min(nr, n - j)), accumulate);
+            }
+        }
+    }
+
+  private:
+    int64_t panel_bytes(int64_t rows, int64_t k) const {
+        return ceil_div(k, kernel_.kr) * kernel_.kr * rows * static_cast<int64_t>(kernel_.element_size);
+    }
+
+    const GemmKernel& kernel_;
+    char* a_;
+    char* b_;
+};
+
+// A unit of work: one block of one sequence for one head.
+struct Task {
+    int64_t first, last;  // the sequence's tokens
+    int64_t head;
+    int64_t block;  // the block's first token
+    int64_t n;      // tokens in the block
+};
+
+// Later blocks see more keys, so they are handed out first: the pass does not end waiting for one long task.
+std::vector<Task> list_tasks(const Sequences& sequences, int64_t n_heads) {
+    std::vector<Task> tasks;
+    for (int64_t s = 0; s < sequences.count(); ++s) {
+        const int64_t first = sequences.start[static_cast<size_t>(s)],
+                      last = sequences.start[static_cast<size_t>(s) + 1];
+        for (int64_t head = 0; head < n_heads; ++head) {
+            for (int64_t block = first; block < last; block += kBlock) {
+                tasks.push_back({first, last, head, block, std::min(kBlock, last - block)});
+            }
+        }
+    }
+    std::stable_sort(tasks.begin(), tasks.end(),
+                     [](const Task& a, const Task& b) { return a.block - a.first > b.block - b.first; });
+    return tasks;
+}
+
+// s[i, j] = scale q_i . k_j, -infinity where the key comes after the query.
+void scores(Tiles& tiles, const Block& q, int64_t q_first, const Block& k, int64_t k_first, const AttentionShape& shape,
+            const RowKernels& rows, float* s) {
+    tiles.multiply(q.data, q.stride, false, k.data, k.stride, true, q.n, k.n, shape.D, s, kBlock, false);
+    for (int64_t i = 0; i < q.n; ++i) {
+        rows.scale(shape.scale, s + i * kBlock, k.n);
+        for (int64_t j = std::max<int64_t>(0, q_first + i + 1 - k_first); j < k.n; ++j) s[i * kBlock + j] = -INFINITY;
+    }
+}
+
+// p[i, j] = exp(s_ij - lse_i), zero where the key comes after the query.
+void probabilities(Tiles& tiles, const Block& q, int64_t q_first, const Block& k, int64_t k_first, const float* lse,
+                   int64_t lse_stride, const AttentionShape& shape, const RowKernels& rows, float* p) {
+    scores(tiles, q, q_first, k, k_first, shape, rows, p);
+    for (int64_t i = 0; i < q.n; ++i) rows.exp_sum(p + i * kBlock, lse[i * lse_stride], k.n);
+}
+
+// ds[i, j] = scale p_ij (dp_ij - delta_i), in place of dp.
+void score_gradients(const float* p, const float* delta, int64_t delta_stride, float scale, int64_t n_queries,
+                     int64_t n_keys, float* dp) {
+    for (int64_t i = 0; i < n_queries; ++i) {
+        const float delta_i = delta[i * delta_stride];
+        for (int64_t j = 0; j < n_keys; ++j)
+            dp[i * kBlock + j] = scale * p[i * kBlock + j] * (dp[i * kBlock + j] - delta_i);
+    }
+}
+
+void forward_block(const Task& task, const AttentionShape& shape, const RowKernels& rows, Tiles& tiles, float* scratch,
+                   const float* q, const float* k, const float* v, float* o, float* lse) {
+    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D,
+                  kv_head = task.head / (shape.H / shape.K);
+    float* s = scratch;                   // [kBlock, kBlock]
+    float* maxima = s + kBlock * kBlock;  // [kBlock] running maximum of each row
+    float* sums = maxima + kBlock;        // [kBlock] running sum of exp(s - maximum)
+    std::fill_n(maxima, kBlock, -INFINITY);
+    std::fill_n(sums, kBlock, 0.0f);
+    const Block queries = {q + task.block * q_stride + task.head * D, q_stride, task.n};
+    float* out = o + task.block * q_stride + task.head * D;
+    for (int64_t j = task.first; j < task.block + task.n; j += kBlock) {
+        const Block keys = {k + j * kv_stride + kv_head * D, kv_stride, std::min(kBlock, task.last - j)};
+        scores(tiles, queries, task.block, keys, j, shape, rows, s);
+        for (int64_t i = 0; i < task.n; ++i) {
+            const float largest = std::max(maxima[i], rows.maximum(s + i * kBlock, keys.n));
+            const float correction = std::exp(maxima[i] - largest);
+            sums[i] = sums[i] * correction + rows.exp_sum(s + i * kBlock, largest, keys.n);
+            if (j > task.first) rows.scale(correction, out + i * q_stride, D);
+            maxima[i] = largest;
+        }
+        tiles.multiply(s, kBlock, false, v + j * kv_stride + kv_head * D, kv_stride, false, task.n, D, keys.n, out,
+                       q_stride, j > task.first);
+    }
+    for (int64_t i = 0; i < task.n; ++i) {
+        rows.scale(1.0f / sums[i], out + i * q_stride, D);
+        lse[(task.block + i) * shape.H + task.head] = maxima[i] + std::log(sums[i]);
+    }
+}
+
+struct BackwardArrays {
+    const float *q, *k, *v, *d_o, *lse, *delta;
+};
+
+// dk and dv of one block of keys: over all query heads that share it and all later queries.
+void backward_keys(const Task& task, const AttentionShape& shape, const RowKernels& rows, Tiles& tiles, float* scratch,
+                   const BackwardArrays& x, float* dk, float* dv) {
+    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D, group = shape.H / shape.K;
+    float *p = scratch, *dp = scratch + kBlock * kBlock;
+    const int64_t kv_offset = task.block * kv_stride + task.head * D;
+    const Block keys = {x.k + kv_offset, kv_stride, task.n};
+    bool accumulate = false;
+    for (int64_t head = task.head * group; head < (task.head + 1) * group; ++head) {
+        for (int64_t i = task.block; i < task.last; i += kBlock, accumulate = true) {
+            const int64_t q_offset = i * q_stride + head * D, row = i * shape.H + head;
+            const Block queries = {x.q + q_offset, q_stride, std::min(kBlock, task.last - i)};
+            probabilities(tiles, queries, i, keys, task.block, x.lse + row, shape.H, shape, rows, p);
+            tiles.multiply(p, kBlock, true, x.d_o + q_offset, q_stride, false, task.n, D, queries.n, dv + kv_offset,
+                           kv_stride, accumulate);
+            tiles.multiply(x.d_o + q_offset, q_stride, false, x.v + kv_offset, kv_stride, true, queries.n, task.n, D,
+                           dp, kBlock, false);
+            score_gradients(p, x.delta + row, shape.H, shape.scale, queries.n, task.n, dp);
+            tiles.multiply(dp, kBlock, true, queries.data, q_stride, false, task.n, D, queries.n, dk + kv_offset,
+                           kv_stride, accumulate);
+        }
+    }
+}
+
+// dq of one block of queries: over all keys up to it. The scores are made once more rather than summed across threads.
+void backward_queries(const Task& task, const AttentionShape& shape, const RowKernels& rows, Tiles& tiles,
+                      float* scratch, const BackwardArrays& x, float* dq) {
+    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D,
+                  kv_head = task.head / (shape.H / shape.K);
+    float *p = scratch, *dp = scratch + kBlock * kBlock;
+    const int64_t q_offset = task.block * q_stride + task.head * D, row = task.block * shape.H + task.head;
+    const Block queries = {x.q + q_offset, q_stride, task.n};
+    for (int64_t j = task.first; j < task.block + task.n; j += kBlock) {
+        const int64_t kv_offset = j * kv_stride + kv_head * D;
+        const Block keys = {x.k + kv_offset, kv_stride, std::min(kBlock, task.last - j)};
+        probabilities(tiles, queries, task.block, keys, j, x.lse + row, shape.H, shape, rows, p);
+        tiles.multiply(x.d_o + q_offset, q_stride, false, x.v + kv_offset, kv_stride, true, task.n, keys.n, D, dp,
+                       kBlock, false);
+        score_gradients(p, x.delta + row, shape.H, shape.scale, task.n, keys.n, dp);
+        tiles.multiply(dp, kBlock, false, keys.data, kv_stride, false, task.n, D, keys.n, dq + q_offset, q_stride,
+                       j > task.first);
+    }
+}
+
+constexpr int64_t kScratchFloats = 2 * kBlock * kBlock + 2 * kBlock;
+
+}  // namespace
+
+void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
+                       const float* k, const float* v, float* o, float* lse) {
+    const std::vector<Task> tasks = list_tasks(sequences, shape.H);
+    compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
+        Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
+        Tiles tiles(compute.gemm, scratch, shape.D);
+        forward_block(tasks[static_cast<size_t>(index)], shape, compute.kernels.rows, tiles,
+                      scratch.attention.reserve(kScratchFloats), q, k, v, o, lse);
+    });
+}
+
+// With delta_i = sum_d o_id do_id:  dp_ij = do_i . v_j,  ds_ij = p_ij (dp_ij - delta_i) scale,
+// dv_j = sum_i p_ij do_i,  dk_j = sum_i ds_ij q_i,  dq_i = sum_j ds_ij k_j
+void attention_backward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
+                        const float* k, const float* v, const float* o, const float* lse, const float* d_o,
+                        float* delta, float* dq, float* dk, float* dv) {
+    const int64_t D = shape.D;
+    compute.for_rows(sequences.T(), [&](int64_t t, int) {
+        for (int64_t h = 0; h < shape.H; ++h) {
+            const int64_t offset = (t * shape.H + h) * D;
+            delta[t * shape.H + h] = compute.kernels.rows.dot(o + offset, d_o + offset, D);
+        }
+    });
+    const BackwardArrays arrays = {q, k, v, d_o, lse, delta};
+    const std::vector<Task> query_tasks = list_tasks(sequences, shape.H), key_tasks = list_tasks(sequences, shape.K);
+    const int64_t n_key_tasks = static_cast<int64_t>(key_tasks.size());
+    compute.pool.parallel_for(n_key_tasks + static_cast<int64_t>(query_tasks.size()), [&](int64_t index, int thread) {
+        Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
+        Tiles tiles(compute.gemm, scratch, D);
+        float* tile = scratch.attention.reserve(kScratchFloats);
+        if (index < n_key_tasks) {
+            // The first block of keys is seen by the most queries: this list runs from its end.
+            backward_keys(key_tasks[static_cast<size_t>(n_key_tasks - 1 - index)], shape, compute.kernels.rows, tiles,
+                          tile, arrays, dk, dv);
+        } else {
+            backward_queries(query_tasks[static_cast<size_t>(index - n_key_tasks)], shape, compute.kernels.rows, tiles,
+                             tile, arrays, dq);
+        }
+    });
+}
+
+}  // namespace cpuft

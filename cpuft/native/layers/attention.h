@@ -1,0 +1,34 @@
+// Causal grouped-query attention (Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245), tiled so that no T x T
+// matrix exists (Dao et al. 2022, arXiv:2205.14135). Sequences of a pass lie end to end and do not see each other.
+//
+//   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij - lse_i),   o_i = sum_j p_ij v_j
+#pragma once
+
+#include <vector>
+
+#include "../compute.h"
+
+namespace cpuft {
+
+struct AttentionShape {
+    int64_t H, K, D;  // query heads, key heads, head size
+    float scale;      // 1 / sqrt(D)
+};
+
+// The sequences of a pass: sequence s is tokens [start[s], start[s + 1]).
+struct Sequences {
+    std::vector<int64_t> start;
+    int64_t count() const { return static_cast<int64_t>(start.size()) - 1; }
+    int64_t T() const { return start.back(); }
+};
+
+// q: [T, H, D]; k, v: [T, K, D]; o: [T, H, D] out; lse: [T, H] out, the logarithm of each softmax's denominator.
+void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
+                       const float* k, const float* v, float* o, float* lse);
+
+// d_o: [T, H, D]; delta: [T, H] workspace. Writes dq: [T, H, D], dk and dv: [T, K, D].
+void attention_backward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
+                        const float* k, const float* v, const float* o, const float* lse, const float* d_o,
+                        float* delta, float* dq, float* dk, float* dv);
+
+}  // namespace cpuft

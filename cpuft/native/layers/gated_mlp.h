@@ -1,0 +1,16 @@
+// The gate of a gated MLP (Shazeer 2020, arXiv:2002.05202, SwiGLU): m = silu(gate) * up, silu(z) = z sigmoid(z).
+// The three linear layers around it are linear_lora's.
+#pragma once
+
+#include "../compute.h"
+
+namespace cpuft {
+
+// gate, up, m: [T, F]
+void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F, float* m);
+
+// dgate, dup from dm; dm may be the same array as one of them.
+void gated_mlp_backward(Compute& compute, const float* gate, const float* up, const float* dm, int64_t T, int64_t F,
+                        float* dgate, float* dup);
+
+}  // namespace cpuft

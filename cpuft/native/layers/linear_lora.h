@@ -1,0 +1,61 @@
+// A frozen linear layer with an optional LoRA beside it (Hu et al. 2021, arXiv:2106.09685):
+//   y = W x + b + s B u,   u = A dropout(x),   s = alpha / rank
+// W is (n_out, n_in) in any ggml type and gets no gradient; A is (R, n_in), B is (n_out, R), float32.
+#pragma once
+
+#include "../gemm.h"
+#include "../model.h"
+
+namespace cpuft {
+
+struct Lora {
+    const float *a = nullptr, *b = nullptr;
+    float *da = nullptr, *db = nullptr;
+    int64_t rank = 0;
+    float scale = 0.0f;
+};
+
+// Dropout on the input of A. The mask of token t depends on row_keys[t] and salt, nothing else.
+struct Dropout {
+    const uint64_t* row_keys = nullptr;  // [T], or null for no dropout
+    float probability = 0.0f;
+    uint64_t salt = 0;  // tells the linear layers of a model apart
+
+    bool active() const { return row_keys != nullptr && probability > 0.0f; }
+};
+
+// A layer's input x: [T, n_in], packed once for the layers that share it (q, k, v; gate, up).
+class LinearInput {
+  public:
+    void set(Compute& compute, const float* x, int64_t T, int64_t n_in);
+    const float* x() const { return x_; }
+    int64_t T() const { return packed_.m(); }
+    int64_t n_in() const { return packed_.k(); }
+    const PackedRows& packed() const { return packed_; }
+
+  private:
+    const float* x_ = nullptr;
+    PackedRows packed_;
+};
+
+// Buffers that one linear layer at a time uses.
+struct LinearWorkspace {
+    Buffer<float> dropped;     // [T, n_in] dropout(x), or the gradient of it
+    Buffer<float> du;          // [T, R]
+    Buffer<float> db;          // [R, n_out] this pass's gradient of B, transposed
+    PackedRows packed_input;   // dropout(x)
+    PackedRows packed_narrow;  // u or du
+    PackedRows packed_dy;
+};
+
+// y: [T, n_out] out, or null where only u is wanted; u: [T, R] out, s A dropout(x), kept for the backward pass. lora may be
+// null. With accumulate, y += instead.
+void linear_lora_forward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
+                         const LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y);
+
+// dy: [T, n_out]. Adds to lora's da and db. dx: [T, n_in] (+)=, or null where nobody needs it.
+void linear_lora_backward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
+                          const float* x, int64_t T, const float* u, const float* dy, LinearWorkspace& workspace,
+                          bool accumulate, float* dx);
+
+}  // namespace cpuft

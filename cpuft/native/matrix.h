@@ -1,0 +1,20 @@
+// Matrix: a read-only view of rows x cols values in any ggml type, wherever they lie.
+#pragma once
+
+#include <cstdint>
+
+#include "ggml.h"
+
+namespace cpuft {
+
+struct Matrix {
+    ggml_type type = GGML_TYPE_F32;
+    const void* data = nullptr;  // rows one after the other, each ggml_row_size(type, cols) bytes
+    int64_t rows = 0, cols = 0;
+
+    bool empty() const { return data == nullptr; }
+};
+
+inline Matrix float_matrix(const float* data, int64_t rows, int64_t cols) { return {GGML_TYPE_F32, data, rows, cols}; }
+
+}  // namespace cpuft

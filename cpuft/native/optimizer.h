@@ -1,0 +1,21 @@
+// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) on flat float32 arrays.
+#pragma once
+
+#include "compute.h"
+
+namespace cpuft {
+
+struct AdamW {
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+};
+
+// The L2 norm of x, summed in an order that does not depend on the number of threads.
+double norm(Compute& compute, const float* x, int64_t n);
+
+// One step, number `step` from 1, on factor * gradients:
+//   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
+//   p = p - lr weight_decay p - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
+void adamw_step(Compute& compute, const AdamW& settings, int64_t step, float factor, const float* gradients, int64_t n,
+                float* parameters, float* first_moments, float* second_moments);
+
+}  // namespace cpuft

@@ -1,0 +1,60 @@
+// ThreadPool: a fixed team of workers that share out numbered tasks.
+//
+// Tasks are handed out first come, first served, so a slow core takes fewer of them. Results must not depend on who runs
+// a task: each task writes outputs of its own, in an order that is fixed inside the task. That is what makes the engine's
+// numbers independent of the number of threads.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace cpuft {
+
+class ThreadPool {
+  public:
+    // n_threads >= 1 counts the calling thread.
+    explicit ThreadPool(int n_threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // Calls task(index, thread) for every index in [0, n_tasks), thread in [0, size()), and returns when all are done.
+    // Where tasks throw (out of memory), the others still run, and one of the exceptions is thrown here.
+    void parallel_for(int64_t n_tasks, const std::function<void(int64_t index, int thread)>& task);
+
+  private:
+    // One parallel_for. A worker copies it under the mutex and works on its copy.
+    struct Round {
+        uint32_t number = 0;
+        uint32_t n_tasks = 0;
+        const std::function<void(int64_t, int)>* task = nullptr;
+    };
+
+    void work(int thread);
+    void run_tasks(const Round& round, int thread);
+
+    std::vector<std::thread> workers_;
+    std::mutex mutex_;
+    std::condition_variable start_;
+    Round round_;
+    bool stop_ = false;
+    std::exception_ptr failure_;  // of a task of this round; under mutex_
+    // The round's number in the upper half, its next task in the lower one: a worker that comes late, after the round has
+    // ended, cannot take a task of the next one by mistake. Nobody waits for a worker that has taken no task, so a busy
+    // machine, on which workers come late or never, costs no more than their absence.
+    std::atomic<uint64_t> next_{0};
+    std::atomic<uint32_t> n_done_{0};
+};
+
+// The number of CPUs that this process may run on: its affinity mask and, on Linux, its cgroup's CPU quota.
+int available_cpus();
+
+}  // namespace cpuft

@@ -1,0 +1,272 @@
+#include "transformer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.h"
+#include "formats.h"
+#include "layers/gated_mlp.h"
+#include "layers/rmsnorm.h"
+#include "random.h"
+
+namespace cpuft {
+
+// ---- Whole passes --------------------------------------------------------------------------------------------------
+
+Loss Transformer::forward_backward(const MicroBatch& batch, const Adapter& adapter) {
+    begin(batch, &adapter, /*training=*/true);
+    forward_layers(batch);
+    float* dx = dx_.reserve(T_ * model_.dims.C);
+    const Loss loss = head(batch, dx);
+    if (loss.n_supervised == 0) return loss;
+    for (int64_t layer = model_.dims.n_layer - 1; layer >= adapter.first_layer(); --layer) {
+        const float* x = residual(layer).data();
+        Activations& a = activations(layer);
+        if (policy_ == CPUFT_ACTIVATIONS_RECOMPUTE) {
+            forward_layer(layer, x, a, nullptr);
+            if (keeps_narrow()) {  // round what the other policy rounds: gradients must not depend on the policy
+                narrow_activations(compute_, model_.dims, T_, a);
+                widen_activations(compute_, model_.dims, T_, a);
+            }
+            backward_layer(layer, x, a, dx);
+        } else if (keeps_narrow()) {
+            exchange_wide(a);
+            widen_activations(compute_, model_.dims, T_, a);
+            backward_layer(layer, x, a, dx);
+            exchange_wide(a);
+        } else {
+            backward_layer(layer, x, a, dx);
+        }
+    }
+    return loss;
+}
+
+Loss Transformer::forward(const MicroBatch& batch, const Adapter* adapter) {
+    begin(batch, adapter, /*training=*/false);
+    forward_layers(batch);
+    return head(batch, nullptr);
+}
+
+void Transformer::logits(const MicroBatch& batch, const Adapter* adapter, float* logits) {
+    begin(batch, adapter, /*training=*/false);
+    forward_layers(batch);
+    const int64_t C = model_.dims.C;
+    float* h = h_.reserve(T_ * C);
+    rmsnorm_forward(compute_, residual(model_.dims.n_layer).data(), model_.output_norm.data(), model_.norm_epsilon, T_,
+                    C, h);
+    head_.packed_h.pack_rows(compute_, compute_.gemm, h, T_, C);
+    multiply_transposed(compute_, head_.packed_h, model_.head, nullptr, false, logits);
+}
+
+// Checks the batch and lays out positions, sequences and dropout keys.
+void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, bool training) {
+    if (batch.n_sequences < 1) refuse("a micro-batch needs at least one sequence");
+    adapter_ = adapter;
+    training_ = training;
+    sequences_.start.assign(1, 0);
+    positions_.clear();
+    dropout_rows_.clear();
+    int64_t longest = 0;
+    for (int64_t s = 0; s < batch.n_sequences; ++s) {
+        const int64_t length = batch.lengths[s];
+        constexpr int64_t kMostTokens = 1 << 24;
+        if (length < 1 || length > kMostTokens - sequences_.T()) {
+            refuse("sequence %lld has length %lld; a micro-batch holds 1 to %lld tokens", (long long)s,
+                   (long long)length, (long long)kMostTokens);
+        }
+        sequences_.start.push_back(sequences_.T() + length);
+        longest = std::max(longest, length);
+        for (int64_t position = 0; position < length; ++position) {
+            positions_.push_back(static_cast<int32_t>(position));
+            if (batch.dropout_keys != nullptr)
+                dropout_rows_.push_back(mix64(mix64(batch.dropout_keys[s]) + static_cast<uint64_t>(position)));
+        }
+    }
+    T_ = sequences_.T();
+    for (int64_t t = 0; t < T_; ++t) {
+        if (batch.tokens[t] < 0 || batch.tokens[t] >= model_.dims.V) {
+            refuse("token %d at position %lld is out of range; the vocabulary has %lld", batch.tokens[t], (long long)t,
+                   (long long)model_.dims.V);
+        }
+    }
+    rope_.grow(longest);
+    residuals_.resize(static_cast<size_t>(model_.dims.n_layer) + 3);
+    activations_.resize(static_cast<size_t>(model_.dims.n_layer) + 1);
+}
+
+void Transformer::embed(const int32_t* tokens, float* x) {
+    const int64_t C = model_.dims.C;
+    const int64_t row_bytes = static_cast<int64_t>(ggml_row_size(model_.embedding.type, C));
+    compute_.for_rows(T_, [&](int64_t t, int) {
+        dequantize_segment(model_.embedding.type,
+                           static_cast<const char*>(model_.embedding.data) + tokens[t] * row_bytes, 0, C, x + t * C);
+    });
+}
+
+void Transformer::forward_layers(const MicroBatch& batch) {
+    const int64_t values = T_ * model_.dims.C;
+    embed(batch.tokens, residual(0).reserve(values));
+    for (int64_t layer = 0; layer < model_.dims.n_layer; ++layer) {
+        const float* x = residual(layer).data();
+        float* x_out = residual(layer + 1).reserve(values);
+        Activations& a = activations(layer);
+        const bool narrow = kept(layer) && policy_ == CPUFT_ACTIVATIONS_KEEP && keeps_narrow();
+        if (narrow) exchange_wide(a);
+        forward_layer(layer, x, a, x_out);
+        if (!narrow) continue;
+        narrow_activations(compute_, model_.dims, T_, a);
+        exchange_wide(a);
+    }
+}
+
+// Final norm, head and loss on the positions that predict a supervised token; dx: [T, C] out, or null.
+Loss Transformer::head(const MicroBatch& batch, float* dx) {
+    const int64_t C = model_.dims.C;
+    std::vector<int64_t> rows;     // positions whose next token is supervised
+    std::vector<int32_t> targets;  // that token
+    for (int64_t t = 1; t < T_; ++t) {
+        if (batch.supervised[t] == 0 || positions_[static_cast<size_t>(t)] == 0) continue;
+        rows.push_back(t - 1);
+        targets.push_back(batch.tokens[t]);
+    }
+    const int64_t n = static_cast<int64_t>(rows.size());
+    if (n == 0) return {};
+    const float* x = residual(model_.dims.n_layer).data();
+    float *supervised_x = head_h_.reserve(2 * n * C), *h = supervised_x + n * C;
+    compute_.for_rows(
+        n, [&](int64_t i, int) { std::copy_n(x + rows[static_cast<size_t>(i)] * C, C, supervised_x + i * C); });
+    rmsnorm_forward(compute_, supervised_x, model_.output_norm.data(), model_.norm_epsilon, n, C, h);
+    float* dh = dx == nullptr ? nullptr : head_dh_.reserve(2 * n * C);
+    const Loss loss = {head_cross_entropy(compute_, model_.head, h, targets.data(), n, head_, dh), n};
+    if (dx == nullptr) return loss;
+    float* d_rows = dh + n * C;
+    std::fill_n(d_rows, n * C, 0.0f);
+    rmsnorm_backward(compute_, supervised_x, model_.output_norm.data(), model_.norm_epsilon, dh, n, C, d_rows);
+    std::fill_n(dx, T_ * C, 0.0f);
+    compute_.for_rows(n,
+                      [&](int64_t i, int) { std::copy_n(d_rows + i * C, C, dx + rows[static_cast<size_t>(i)] * C); });
+    return loss;
+}
+
+// ---- One layer --------------------------------------------------------------------------------------------------------
+
+void Transformer::forward_layer(int64_t layer, const float* x, Activations& a, float* x_out) {
+    const Dimensions& d = model_.dims;
+    const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
+    float* h = h_.reserve(T_ * d.C);
+    reserve_wide(d, T_, a);
+    float *q = a.q(), *k = a.k(), *v = a.v(), *o = a.o(), *mid = a.mid(), *gate = a.gate(), *up = a.up();
+
+    rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
+    input_.set(compute_, h, T_, d.C);
+    linear_forward(layer, CPUFT_TARGET_ATTN_Q, input_, a, false, q);
+    linear_forward(layer, CPUFT_TARGET_ATTN_K, input_, a, false, k);
+    linear_forward(layer, CPUFT_TARGET_ATTN_V, input_, a, false, v);
+    rope_forward(compute_, rope_, positions_.data(), T_, d.H, d.D, q);
+    rope_forward(compute_, rope_, positions_.data(), T_, d.K, d.D, k);
+    attention_forward(compute_, attention_shape(), sequences_, q, k, v, o, a.lse.reserve(T_ * d.H));
+    std::copy_n(x, T_ * d.C, mid);
+    input_.set(compute_, o, T_, d.H * d.D);
+    linear_forward(layer, CPUFT_TARGET_ATTN_OUTPUT, input_, a, true, mid);
+
+    rmsnorm_forward(compute_, mid, weights.ffn_norm.data(), model_.norm_epsilon, T_, d.C, h);
+    input_.set(compute_, h, T_, d.C);
+    linear_forward(layer, CPUFT_TARGET_FFN_GATE, input_, a, false, gate);
+    linear_forward(layer, CPUFT_TARGET_FFN_UP, input_, a, false, up);
+    if (x_out == nullptr && lora(layer, CPUFT_TARGET_FFN_DOWN) == nullptr) return;
+    float* m = m_.reserve(T_ * d.F);
+    gated_mlp_forward(compute_, gate, up, T_, d.F, m);
+    input_.set(compute_, m, T_, d.F);
+    if (x_out != nullptr) std::copy_n(mid, T_ * d.C, x_out);
+    linear_forward(layer, CPUFT_TARGET_FFN_DOWN, input_, a, true, x_out);
+}
+
+void Transformer::backward_layer(int64_t layer, const float* x, Activations& a, float* dx) {
+    const Dimensions& d = model_.dims;
+    const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
+    float *m = m_.reserve(T_ * d.F), *dm = dm_.reserve(T_ * d.F);
+    float *h = h_.reserve(T_ * d.C), *dh = dh_.reserve(T_ * d.C);
+
+    gated_mlp_forward(compute_, a.gate(), a.up(), T_, d.F, m);
+    linear_backward(layer, CPUFT_TARGET_FFN_DOWN, m, a, dx, false, dm);
+    float *dgate = dm, *dup = m;  // m was read for the last time
+    gated_mlp_backward(compute_, a.gate(), a.up(), dm, T_, d.F, dgate, dup);
+    rmsnorm_forward(compute_, a.mid(), weights.ffn_norm.data(), model_.norm_epsilon, T_, d.C, h);
+    // Nothing below the lowest adapted linear layer needs a gradient.
+    const bool attention_matters =
+        layer > adapter_->first_layer() ||
+        any_lora(layer, {CPUFT_TARGET_ATTN_Q, CPUFT_TARGET_ATTN_K, CPUFT_TARGET_ATTN_V, CPUFT_TARGET_ATTN_OUTPUT});
+    linear_backward(layer, CPUFT_TARGET_FFN_GATE, h, a, dgate, false, attention_matters ? dh : nullptr);
+    linear_backward(layer, CPUFT_TARGET_FFN_UP, h, a, dup, true, attention_matters ? dh : nullptr);
+    if (!attention_matters) return;
+    rmsnorm_backward(compute_, a.mid(), weights.ffn_norm.data(), model_.norm_epsilon, dh, T_, d.C, dx);
+    backward_attention(layer, x, a, dx);
+}
+
+void Transformer::backward_attention(int64_t layer, const float* x, Activations& a, float* dx) {
+    const Dimensions& d = model_.dims;
+    const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
+    const bool input_matters = layer > adapter_->first_layer();
+    const bool qkv_matter =
+        input_matters || any_lora(layer, {CPUFT_TARGET_ATTN_Q, CPUFT_TARGET_ATTN_K, CPUFT_TARGET_ATTN_V});
+    float* d_o = d_o_.reserve(T_ * d.H * d.D);
+    linear_backward(layer, CPUFT_TARGET_ATTN_OUTPUT, a.o(), a, dx, false, qkv_matter ? d_o : nullptr);
+    if (!qkv_matter) return;
+
+    float *dq = dq_.reserve(T_ * d.H * d.D), *dk = dk_.reserve(T_ * d.K * d.D), *dv = dv_.reserve(T_ * d.K * d.D);
+    attention_backward(compute_, attention_shape(), sequences_, a.q(), a.k(), a.v(), a.o(), a.lse.data(), d_o,
+                       delta_.reserve(T_ * d.H), dq, dk, dv);
+    rope_backward(compute_, rope_, positions_.data(), T_, d.H, d.D, dq);
+    rope_backward(compute_, rope_, positions_.data(), T_, d.K, d.D, dk);
+    float *h = h_.data(), *dh = input_matters ? dh_.data() : nullptr;
+    rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
+    linear_backward(layer, CPUFT_TARGET_ATTN_Q, h, a, dq, false, dh);
+    linear_backward(layer, CPUFT_TARGET_ATTN_K, h, a, dk, true, dh);
+    linear_backward(layer, CPUFT_TARGET_ATTN_V, h, a, dv, true, dh);
+    if (input_matters) rmsnorm_backward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, dh, T_, d.C, dx);
+}
+
+// ---- Linear layers and where things lie --------------------------------------------------------------------------------
+
+void Transformer::linear_forward(int64_t layer, cpuft_target target, const LinearInput& input, Activations& a,
+                                 bool accumulate, float* y) {
+    const Lora* adapted = lora(layer, target);
+    float* u = adapted ? a.lora_u[target].reserve(T_ * adapted->rank) : nullptr;
+    linear_lora_forward(compute_, model_.layers[static_cast<size_t>(layer)].linears[target], adapted,
+                        dropout(layer, target), input, linear_, accumulate, u, y);
+}
+
+void Transformer::linear_backward(int64_t layer, cpuft_target target, const float* x, Activations& a, const float* dy,
+                                  bool accumulate, float* dx) {
+    linear_lora_backward(compute_, model_.layers[static_cast<size_t>(layer)].linears[target], lora(layer, target),
+                         dropout(layer, target), x, T_, a.lora_u[target].data(), dy, linear_, accumulate, dx);
+}
+
+bool Transformer::any_lora(int64_t layer, std::initializer_list<cpuft_target> targets) const {
+    return std::any_of(targets.begin(), targets.end(),
+                       [&](cpuft_target target) { return lora(layer, target) != nullptr; });
+}
+
+Dropout Transformer::dropout(int64_t layer, cpuft_target target) const {
+    if (dropout_rows_.empty() || !training_) return {};
+    return {dropout_rows_.data(), adapter_->dropout(),
+            mix64(static_cast<uint64_t>(layer * CPUFT_TARGET_COUNT + target))};
+}
+
+Buffer<float>& Transformer::residual(int64_t layer) {
+    const int64_t shared = model_.dims.n_layer + 1 + layer % 2;  // a layer reads one slot and writes the other
+    return residuals_[static_cast<size_t>(kept(layer) ? layer : shared)];
+}
+
+Activations& Transformer::activations(int64_t layer) {
+    const bool own = kept(layer) && policy_ == CPUFT_ACTIVATIONS_KEEP;
+    return activations_[static_cast<size_t>(own ? layer : model_.dims.n_layer)];
+}
+
+void Transformer::exchange_wide(Activations& a) { std::swap(a.wide, activations_.back().wide); }
+
+AttentionShape Transformer::attention_shape() const {
+    return {model_.dims.H, model_.dims.K, model_.dims.D, 1.0f / std::sqrt(static_cast<float>(model_.dims.D))};
+}
+
+}  // namespace cpuft

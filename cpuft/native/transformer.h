@@ -1,0 +1,103 @@
+// Transformer: the forward and backward pass of the whole model over one micro-batch. It only calls layers.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "activations.h"
+#include "adapter.h"
+#include "buffer.h"
+#include "compute.h"
+#include "cpuft.h"
+#include "layers/attention.h"
+#include "layers/cross_entropy.h"
+#include "layers/linear_lora.h"
+#include "layers/rope.h"
+#include "model.h"
+
+namespace cpuft {
+
+// One micro-batch: sequences end to end, without padding. See cpuft_forward_backward.
+struct MicroBatch {
+    const int32_t* tokens;      // [T]
+    const uint8_t* supervised;  // [T] or null (logits only)
+    const int64_t* lengths;     // [n_sequences]
+    int64_t n_sequences;
+    const uint64_t* dropout_keys;  // [n_sequences] or null
+};
+
+struct Loss {
+    double sum = 0.0;  // nats
+    int64_t n_supervised = 0;
+};
+
+class Transformer {
+  public:
+    Transformer(const Model& model, Compute& compute) : model_(model), compute_(compute), rope_(model.rope) {}
+
+    void set_activations(cpuft_activations policy) { policy_ = policy; }
+
+    // adapter may be null in the forward-only calls: the base model alone.
+    Loss forward_backward(const MicroBatch& batch, const Adapter& adapter);
+    Loss forward(const MicroBatch& batch, const Adapter* adapter);
+    void logits(const MicroBatch& batch, const Adapter* adapter, float* logits);
+
+  private:
+    void begin(const MicroBatch& batch, const Adapter* adapter, bool training);
+    void embed(const int32_t* tokens, float* x);
+    void forward_layers(const MicroBatch& batch);
+    // x: [T, C] in; x_out: [T, C] out, or null where only the activations are wanted.
+    void forward_layer(int64_t layer, const float* x, Activations& activations, float* x_out);
+    // dx: [T, C] in: gradient of the layer's output, out: of its input.
+    void backward_layer(int64_t layer, const float* x, Activations& activations, float* dx);
+    void backward_attention(int64_t layer, const float* x, Activations& activations, float* dx);
+    Loss head(const MicroBatch& batch, float* dx);
+
+    void linear_forward(int64_t layer, cpuft_target target, const LinearInput& input, Activations& activations,
+                        bool accumulate, float* y);
+    void linear_backward(int64_t layer, cpuft_target target, const float* x, Activations& activations, const float* dy,
+                         bool accumulate, float* dx);
+    const Lora* lora(int64_t layer, cpuft_target target) const {
+        return adapter_ ? adapter_->lora(layer, target) : nullptr;
+    }
+    bool any_lora(int64_t layer, std::initializer_list<cpuft_target> targets) const;
+    Dropout dropout(int64_t layer, cpuft_target target) const;
+    bool kept(int64_t layer) const { return training_ && layer >= adapter_->first_layer(); }
+    // Whether activations are kept as bfloat16: where the products round to it anyway.
+    bool keeps_narrow() const { return compute_.gemm.kr == 2; }
+    // The residual stream before a layer, and a layer's activations: kept for the backward pass, or a shared slot.
+    Buffer<float>& residual(int64_t layer);
+    Activations& activations(int64_t layer);
+    // Lends the shared slot's wide arrays to a layer whose activations are kept narrow, or takes them back.
+    void exchange_wide(Activations& activations);
+    AttentionShape attention_shape() const;
+
+    const Model& model_;
+    Compute& compute_;
+    RopeTable rope_;
+    cpuft_activations policy_ = CPUFT_ACTIVATIONS_KEEP;
+
+    // The pass at hand.
+    const Adapter* adapter_ = nullptr;
+    bool training_ = false;
+    int64_t T_ = 0;
+    Sequences sequences_;
+    std::vector<int32_t> positions_;      // [T]
+    std::vector<uint64_t> dropout_rows_;  // [T] or empty
+
+    // Activations by layer, and workspaces that all layers share. They grow to the largest pass and stay.
+    std::vector<Buffer<float>> residuals_;  // [L + 1] and two shared slots
+    std::vector<Activations> activations_;  // [L] and one shared slot
+    LinearInput input_;
+    LinearWorkspace linear_;
+    HeadWorkspace head_;
+    Buffer<float> h_, dh_, dx_;       // [T, C]
+    Buffer<float> m_, dm_;            // [T, F]
+    Buffer<float> d_o_, dq_;          // [T, H, D]
+    Buffer<float> dk_, dv_;           // [T, K, D]
+    Buffer<float> delta_;             // [T, H]
+    Buffer<float> head_h_, head_dh_;  // [n_supervised, C]
+};
+
+}  // namespace cpuft

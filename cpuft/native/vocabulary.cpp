@@ -1,0 +1,116 @@
+#include "vocabulary.h"
+
+#include <mutex>
+#include <stdexcept>
+#include <unordered_set>
+
+#include "error.h"
+
+namespace cpuft {
+
+namespace {
+
+// llama.cpp tells what it loads line by line; only its first error matters: it becomes our sentence.
+std::mutex log_mutex;
+std::string first_error_log;
+
+void keep_first_error(ggml_log_level level, const char* text, void*) {
+    if (level == GGML_LOG_LEVEL_ERROR && first_error_log.empty()) first_error_log = text;
+}
+
+// llama.cpp asserts some properties of a vocabulary, which would end the process; they are checked here first.
+void check(const GgufFile& file) {
+    const char* path = file.path().c_str();
+    const std::string model = file.text("tokenizer.ggml.model");
+    if (model != "llama" && model != "gpt2") {
+        refuse("%s: tokenizer model \"%s\" is not supported; cpuft knows llama (SentencePiece) and gpt2 (BPE)", path,
+               printable(model).c_str());
+    }
+    const std::vector<std::string> tokens = file.texts("tokenizer.ggml.tokens");
+    std::unordered_set<std::string> seen;
+    for (size_t id = 0; id < tokens.size(); ++id) {
+        // llama.cpp names empty tokens after their number.
+        const std::string token = tokens[id].empty() ? "[EMPTY_" + std::to_string(id) + "]" : tokens[id];
+        if (!seen.insert(token).second) refuse("%s: token %zu of the vocabulary stands in it twice", path, id);
+    }
+    for (const char* name : {"bos", "eos"}) {
+        const std::string add = std::string("tokenizer.ggml.add_") + name + "_token";
+        const std::string id = std::string("tokenizer.ggml.") + name + "_token_id";
+        if (file.integer_or(add, 0) == 0 || (model == "llama" && !file.has(id))) continue;  // llama has defaults
+        if (!file.has(id) || file.integer(id) < 0 || file.integer(id) >= static_cast<int64_t>(tokens.size())) {
+            refuse("%s: metadata key %s asks for a token that %s does not give", path, add.c_str(), id.c_str());
+        }
+    }
+}
+
+}  // namespace
+
+// llama.cpp throws where a vocabulary lacks a token that it takes for granted.
+template <class Body>
+int32_t Vocabulary::convert(Body body) const {
+    try {
+        return body();
+    } catch (const std::out_of_range&) {
+        refuse("%s: the vocabulary is damaged: it lacks tokens for single bytes", path_.c_str());
+    }
+}
+
+Vocabulary::Vocabulary(const GgufFile& file) : path_(file.path()) {
+    check(file);
+    std::lock_guard<std::mutex> lock(log_mutex);
+    ggml_log_callback callback = nullptr;
+    void* user_data = nullptr;
+    llama_log_get(&callback, &user_data);
+    first_error_log.clear();
+    llama_log_set(keep_first_error, nullptr);
+    llama_model_params params = llama_model_default_params();
+    params.vocab_only = true;
+    model_.reset(llama_model_load_from_file(path_.c_str(), params));
+    llama_log_set(callback, user_data);
+    if (!model_) {
+        while (!first_error_log.empty() && first_error_log.back() == '\n') first_error_log.pop_back();
+        refuse("llama.cpp cannot read the vocabulary of %s: %s", path_.c_str(),
+               first_error_log.empty() ? "no reason given" : first_error_log.c_str());
+    }
+    vocabulary_ = llama_model_get_vocab(model_.get());
+}
+
+std::vector<int32_t> Vocabulary::tokenize(const char* text, int64_t n_bytes, bool add_special,
+                                          bool parse_special) const {
+    if (n_bytes > INT32_MAX / 2) refuse("a text of %lld bytes is too long to tokenize", (long long)n_bytes);
+    std::vector<int32_t> tokens(static_cast<size_t>(n_bytes / 3 + 16));
+    const auto run = [&] {
+        return llama_tokenize(vocabulary_, text, static_cast<int32_t>(n_bytes), tokens.data(),
+                              static_cast<int32_t>(tokens.size()), add_special, parse_special);
+    };
+    int32_t n = convert(run);
+    if (n < 0) {  // -n is the size that is needed
+        tokens.resize(static_cast<size_t>(-n));
+        n = convert(run);
+    }
+    if (n < 0) refuse("llama.cpp cannot tokenize a text of %lld bytes", (long long)n_bytes);
+    tokens.resize(static_cast<size_t>(n));
+    return tokens;
+}
+
+std::string Vocabulary::detokenize(const int32_t* tokens, int64_t n_tokens, bool render_special) const {
+    const int32_t V = llama_vocab_n_tokens(vocabulary_);
+    for (int64_t i = 0; i < n_tokens; ++i) {
+        if (tokens[i] < 0 || tokens[i] >= V) refuse("token %d is out of range; the vocabulary has %d", tokens[i], V);
+    }
+    std::string text(static_cast<size_t>(n_tokens * 8 + 16), '\0');
+    const auto run = [&] {
+        return llama_detokenize(vocabulary_, tokens, static_cast<int32_t>(n_tokens), &text[0],
+                                static_cast<int32_t>(text.size()), false, render_special);
+    };
+    int32_t n = convert(run);
+    if (n < 0) {
+        text.resize(static_cast<size_t>(-n));
+        n = convert(run);
+    }
+    if (n < 0) refuse("llama.cpp cannot detokenize %lld tokens", (long long)n_tokens);
+    text.resize(static_cast<size_t>(n));
+    return text;
+}
+
+}  // namespace cpuft
