@@ -1,0 +1,1 @@
+"""From JSON lines to batches of tokens that say which of them are trained on."""

@@ -1,0 +1,179 @@
+"""Checkpoints: all that a resumed run needs to go on as if it had never stopped.
+
+checkpoints/step-N/adapter.gguf    the adapter, usable as it is
+checkpoints/step-N/optimizer.npy   AdamW's moments, float32 (2, n parameters)
+checkpoints/step-N/state.json      the step, the sums being logged, the best validation, what the run was given, and the
+                                   sha256 of the two files above
+
+The order of the data and the dropout masks are functions of the seed and the step, so no random state is kept. A
+checkpoint appears whole or not at all; one whose files do not have their sums is passed over.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpuft.engine import Engine
+from cpuft.errors import AdapterError, ConfigError
+from cpuft.files import atomic_folder
+from cpuft.models.adapter import read_adapter, write_adapter
+
+FORMAT = 1
+ADAPTER, OPTIMIZER, STATE = "adapter.gguf", "optimizer.npy", "state.json"
+
+
+@dataclass
+class Window:
+    """Sums since the last logged step."""
+
+    loss: float = 0.0  # nats
+    n_supervised: int = 0
+    n_tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, n_supervised: int, n_tokens: int, seconds: float) -> None:
+        """Counts a step in."""
+        self.loss += loss
+        self.n_supervised += n_supervised
+        self.n_tokens += n_tokens
+        self.seconds += seconds
+
+
+@dataclass
+class State:
+    """How far a run has come."""
+
+    step: int = 0
+    n_tokens: int = 0  # trained on so far, prompts included
+    best_step: int = 0
+    best_loss: float | None = None
+    validations_since_best: int = 0
+    window: Window = field(default_factory=Window)
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """What an adapter file says beside its tensors."""
+
+    alpha: float
+    architecture: str
+    metadata: Mapping[str, str]
+
+
+def save_adapter(path: Path, engine: Engine, shape: AdapterShape) -> None:
+    """Writes the engine's adapter, whole or not at all."""
+    tensors = {tensor.name: tensor.view(engine.parameters) for tensor in engine.adapter_tensors}
+    write_adapter(path, tensors, alpha=shape.alpha, architecture=shape.architecture, metadata=shape.metadata)
+
+
+def save(folder: Path, engine: Engine, state: State, given: Mapping[str, str], shape: AdapterShape, limit: int) -> Path:
+    """Writes folder/step-N and removes all but the last `limit` checkpoints.
+
+    given: what the run must be given again to be resumed (see `check_given`).
+    """
+    path = folder / f"step-{state.step}"
+    with atomic_folder(path) as temporary:
+        save_adapter(temporary / ADAPTER, engine, shape)
+        _save_moments(temporary / OPTIMIZER, engine)
+        sums = {name: _sha256(temporary / name) for name in (ADAPTER, OPTIMIZER)}
+        content = {"format": FORMAT, **asdict(state), "given": dict(given), "sha256": sums}
+        (temporary / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    for _, old in _steps(folder)[:-limit]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def newest(folder: Path) -> tuple[Path, State, dict[str, str]] | None:
+    """The newest whole checkpoint with its state and what its run was given; None where there is none.
+
+    Newer ones that are damaged are removed.
+    """
+    for leftover in folder.glob(".*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for _, path in reversed(_steps(folder)):
+        content = _read_state(path)
+        if content is not None:
+            given = content.pop("given")
+            del content["format"], content["sha256"]
+            return path, State(**{**content, "window": Window(**content["window"])}), given
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def last_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint, None where there is none."""
+    return max((step for step, _ in _steps(folder)), default=None)
+
+
+def check_given(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raises ConfigError unless the run is given what it was given before: model, data, initial adapter."""
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        raise ConfigError(
+            f"{path}: the run was begun with another {' and another '.join(changed)}: give the same to resume it, "
+            "or begin a new run from its adapter with --init-adapter"
+        )
+
+
+def restore(path: Path, engine: Engine) -> None:
+    """Puts a checkpoint's adapter and moments into the engine, whose adapter must have the same shape."""
+    load_adapter(path / ADAPTER, engine)
+    moments = np.load(path / OPTIMIZER, mmap_mode="r", allow_pickle=False)
+    for target, source in zip(engine.moments, moments, strict=True):
+        np.copyto(target, source)
+
+
+def _save_moments(path: Path, engine: Engine) -> None:
+    """Writes AdamW's moments as one array, as numpy.save would, but without a copy and with an errno on failure."""
+    first, second = engine.moments
+    with path.open("wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (2, first.size)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for moments in (first, second):
+            stream.write(moments.data)
+
+
+def load_adapter(path: Path, engine: Engine) -> None:
+    """Puts an adapter's values into the engine's; raises AdapterError, listing every tensor that does not fit."""
+    tensors = read_adapter(path).tensors
+    wanted = {tensor.name: tensor for tensor in engine.adapter_tensors}
+    faults = [f"{name} is not adapted in this run" for name in tensors if name not in wanted]
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            faults.append(f"{name} is missing")
+        elif tensors[name].shape != tensor.shape:
+            faults.append(f"{name} is {tensors[name].shape}, expected {tensor.shape}")
+    if faults:
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise AdapterError(
+            f"{path}: the adapter does not fit this model and lora configuration: {'; '.join(faults[:8])}{more}: "
+            "set lora.r, lora.target_modules and lora.layers as they were when it was trained"
+        )
+    for name, tensor in wanted.items():
+        np.copyto(tensor.view(engine.parameters), tensors[name])
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a folder in the order of their steps."""
+    found = [(path.name.removeprefix("step-"), path) for path in folder.glob("step-*")]
+    return sorted((int(step), path) for step, path in found if step.isdecimal())
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads((path / STATE).read_text(encoding="utf-8"))
+        whole = all(_sha256(path / name) == content["sha256"][name] for name in (ADAPTER, OPTIMIZER))
+    except (OSError, ValueError, KeyError):
+        return None
+    return content if whole and content["format"] == FORMAT else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

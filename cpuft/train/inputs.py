@@ -1,0 +1,121 @@
+"""What a run works on: the model with an adapter attached, and the datasets as its tokens, all checked."""
+
+import datetime
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cpuft.config import Config, TrainJob
+from cpuft.data.dataset import Dataset, formatter_of, load_dataset
+from cpuft.engine import Engine
+from cpuft.errors import AdapterError
+from cpuft.models.adapter import read_adapter
+from cpuft.models.gguf import Gguf, read_gguf
+from cpuft.train.checkpoint import AdapterShape, load_adapter
+from cpuft.train.memory import activation_policy
+
+SAMPLE = 32 << 20  # bytes at either end of a model that tell it from others; reading all of a large one takes minutes
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A run's model and data.
+
+    given: digests of all that a resumed run must be given again.
+    notes: what a user should know about how the datasets were read.
+    """
+
+    engine: Engine
+    training: Dataset
+    validation: Dataset | None
+    shape: AdapterShape
+    given: Mapping[str, str]
+    notes: list[str]
+
+
+def load_inputs(job: TrainJob, config: Config, engine: Engine) -> Inputs:
+    """Reads the datasets and attaches an adapter to the engine, fresh or with the values of job.init_adapter.
+
+    Raises DatasetError, AdapterError or ModelError.
+    """
+    model = read_gguf(job.model)
+    assert config.training.date is not None
+    formatter = formatter_of(model, engine, datetime.date.fromisoformat(config.training.date))
+    most, limit = min(
+        (config.training.max_seq_length, "training.max_seq_length"),
+        (int(engine.facts["n_ctx_train"]), "the model's context length"),
+    )
+    load = partial(load_dataset, formatter=formatter, max_length=most, limit=limit, truncate=config.training.truncate)
+    training, validation = load(job.train), None if job.val is None else load(job.val)
+    shape = _attach_adapter(job, config, engine, model)
+    longest = max(example.tokens.size for example in training.examples)
+    engine.set_activations(activation_policy(config, engine.facts, max(longest, config.training.tokens_per_pass)))
+    given = {"model": _sample_digest(job.model), "training data": _digest(training)}
+    if validation is not None:
+        given["validation data"] = _digest(validation)
+    if job.init_adapter is not None:
+        given["initial adapter"] = hashlib.sha256(job.init_adapter.read_bytes()).hexdigest()
+    notes = list(formatter.notes)
+    for dataset in filter(None, (training, validation)):
+        if dataset.n_truncated:
+            notes.append(f"{dataset.path}: {dataset.n_truncated} examples were cut to {most} tokens ({limit})")
+    if validation is not None and (n_shared := _n_shared(training, validation)):
+        notes.append(f"{n_shared} of the validation examples are in the training data, too: val_loss looks too good")
+    return Inputs(engine, training, validation, shape, given, notes)
+
+
+def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) -> AdapterShape:
+    lora = config.lora
+    n_layer = int(engine.facts["n_layer"])
+    if lora.layers is not None and lora.layers > n_layer:
+        raise AdapterError(f"lora.layers is {lora.layers}, but {job.model} has {n_layer} layers")
+    engine.adapter_init(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=lora.targets,
+        first_layer=0 if lora.layers is None else n_layer - lora.layers,
+        seed=config.training.seed,
+    )
+    if job.init_adapter is not None:
+        initial = read_adapter(job.init_adapter)
+        if initial.architecture != model.architecture:
+            raise AdapterError(
+                f"{job.init_adapter}: made for the architecture {initial.architecture!r}, but {job.model} is "
+                f"{model.architecture!r}: give the base model that it was trained on"
+            )
+        load_adapter(job.init_adapter, engine)
+        alpha = initial.alpha or initial.rank  # llama.cpp: alpha 0 means a scale of 1
+        if alpha != lora.alpha:
+            raise AdapterError(f"{job.init_adapter}: its alpha is {alpha:g}: set lora.lora_alpha: {alpha:g}")
+    name = str(model.get("general.name", "base model"))
+    return AdapterShape(lora.alpha, model.architecture, {"general.name": f"{name} LoRA"})
+
+
+def _n_shared(training: Dataset, validation: Dataset) -> int:
+    """How many validation examples the model is trained on, token for token."""
+    known = {example.tokens.tobytes() for example in training.examples}
+    return sum(example.tokens.tobytes() in known for example in validation.examples)
+
+
+def _digest(dataset: Dataset) -> str:
+    """Of the tokens and of what is supervised: files that give the same training have the same digest."""
+    digest = hashlib.sha256()
+    for example in dataset.examples:
+        digest.update(example.tokens.size.to_bytes(8, "little"))
+        digest.update(example.tokens.tobytes())
+        digest.update(example.supervised.tobytes())
+    return digest.hexdigest()
+
+
+def _sample_digest(path: Path) -> str:
+    """Of a model file's size, beginning and end."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    with path.open("rb") as stream:
+        digest.update(stream.read(SAMPLE))
+        stream.seek(max(SAMPLE, size - SAMPLE))
+        digest.update(stream.read(SAMPLE))
+    return digest.hexdigest()

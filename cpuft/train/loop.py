@@ -1,0 +1,229 @@
+"""The training loop.
+
+A step of the optimizer sees batch_size x gradient_accumulation_steps examples. The engine returns sums of losses and
+counts of tokens, and divides once a step, so nothing depends on how the examples were grouped into passes.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from cpuft.config import Config, TrainJob
+from cpuft.data.batches import dropout_keys, passes, step_examples, steps_per_epoch
+from cpuft.engine import Batch, Engine
+from cpuft.errors import ConfigError, EngineError, ModelError
+from cpuft.train import checkpoint
+from cpuft.train.checkpoint import State, Window
+from cpuft.train.inputs import Inputs, load_inputs
+from cpuft.train.interrupt import StopRequest
+from cpuft.train.metrics import Recorder, Say, peak_rss_mb
+from cpuft.train.run import RunFolder
+from cpuft.train.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    ended: Literal["complete", "early", "interrupted"]
+    adapter: Path | None  # the best one; None where the run was interrupted before it had one
+    step: int
+    n_steps: int
+    best_step: int
+    best_loss: float | None  # of the validation data, in nats per token
+    n_tokens: int
+    seconds: float  # of this process in the loop, validation and checkpoints included
+    tok_s: float  # of this process in optimizer steps
+    peak_rss_mb: float
+
+
+def run_training(job: TrainJob, *, say: Say = print, show_progress: bool = False) -> Outcome:
+    """Trains an adapter as `job` says; `say` gets the lines of the log.
+
+    Raises UserError: before anything is written, or later with the last checkpoint in place.
+    """
+    run = RunFolder(job.output)
+    run.require(resume=job.resume, overwrite=job.overwrite)
+    config = run.settled(job.config, resume=job.resume)
+    precision = None if config.training.precision == "auto" else config.training.precision
+    with Engine(job.model, threads=config.training.threads, precision=precision) as engine:
+        inputs = load_inputs(job, config, engine)
+        with run.opened(config, resume=job.resume), StopRequest() as stop:
+            state = State()
+            if job.resume and (found := checkpoint.newest(run.checkpoints)) is not None:
+                path, state, given = found
+                checkpoint.check_given(run.path, given, inputs.given)
+                checkpoint.restore(path, engine)
+            run.rewind(state.step)
+            return Trainer(run, config, inputs, state, stop).train(say, show_progress)
+
+
+class Trainer:
+    """A run that is ready to go on after step `state.step`."""
+
+    def __init__(self, run: RunFolder, config: Config, inputs: Inputs, state: State, stop: StopRequest) -> None:
+        self.folder, self.config, self.inputs, self.state, self.stop = run, config.training, inputs, state, stop
+        self.engine, self.dropout = inputs.engine, config.lora.dropout > 0
+        self.examples = inputs.training.examples
+        per_epoch = steps_per_epoch(len(self.examples), self.config.examples_per_step)
+        self.n_steps = per_epoch * self.config.num_epochs
+        if self.config.max_steps is not None:
+            self.n_steps = min(self.n_steps, self.config.max_steps)
+        self.n_epochs = -(-self.n_steps // per_epoch)
+        self.validation: list[Batch] = []
+        if inputs.validation is not None:
+            examples = inputs.validation.examples
+            self.validation = passes(examples, np.arange(len(examples)), self.config.tokens_per_pass)
+        self.n_tokens, self.seconds = 0, 0.0  # of this process's optimizer steps
+
+    def train(self, say: Say, show_progress: bool) -> Outcome:
+        """Goes on to the last step, to an early stop or to an interruption."""
+        started, state = time.monotonic(), self.state
+        with (
+            Recorder(self.folder, self.n_epochs, self.n_steps, first_step=state.step + 1, say=say) as recorder,
+            tqdm(total=self.n_steps, initial=state.step, unit="step", disable=not show_progress, leave=False) as bar,
+        ):
+            for line in self._introduction():
+                recorder.note(line)
+            while not (self._is_last() or self._is_early_stop() or self.stop.requested):
+                epoch, rate, loss, grad_norm = self._optimizer_step()
+                self._record(recorder, epoch, rate, grad_norm)
+                if self._is_due(self.config.save_steps) or self._is_early_stop() or self.stop.requested:
+                    recorder.sync()
+                    self._save()
+                bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{self.n_tokens / self.seconds:.0f}", refresh=False)
+                bar.update()
+        interrupted = not (self._is_last() or self._is_early_stop())
+        if not interrupted:
+            self._finish()
+        return Outcome(
+            ended="interrupted" if interrupted else "complete" if self._is_last() else "early",
+            adapter=self.folder.adapter if self.folder.adapter.exists() else None,
+            step=state.step,
+            n_steps=self.n_steps,
+            best_step=state.best_step or state.step,
+            best_loss=state.best_loss,
+            n_tokens=state.n_tokens,
+            seconds=time.monotonic() - started,
+            tok_s=self.n_tokens / self.seconds if self.n_tokens else 0.0,
+            peak_rss_mb=peak_rss_mb(),
+        )
+
+    def _optimizer_step(self) -> tuple[int, float, float, float]:
+        """Returns the epoch (from 1), the learning rate, the mean loss and the gradient's norm of the next step."""
+        config, step, started = self.config, self.state.step + 1, time.monotonic()
+        epoch, indices = step_examples(len(self.examples), config.examples_per_step, config.seed, step)
+        keys = dropout_keys(config.seed, epoch, indices) if self.dropout else None
+        loss, n_supervised, n_tokens = 0.0, 0, 0
+        for batch in passes(self.examples, indices, config.tokens_per_pass, keys):
+            pass_loss, pass_supervised = self.engine.forward_backward(batch)
+            loss += pass_loss
+            n_supervised += pass_supervised
+            n_tokens += batch.tokens.size
+        if not math.isfinite(loss):
+            raise self._diverged(step, f"the loss is {loss}")
+        rate = learning_rate(step, self.n_steps, config)
+        try:
+            grad_norm = self.engine.step(
+                step=step,
+                learning_rate=rate,
+                beta1=config.adam_beta1,
+                beta2=config.adam_beta2,
+                epsilon=config.adam_epsilon,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.max_grad_norm,
+            )
+        except (EngineError, ModelError) as error:  # the loss was finite: only the gradient is left to be at fault
+            raise self._diverged(step, "the gradient is not finite") from error
+        seconds = time.monotonic() - started
+        self.state.step, self.state.n_tokens = step, self.state.n_tokens + n_tokens
+        self.state.window.add(loss, n_supervised, n_tokens, seconds)
+        self.n_tokens, self.seconds = self.n_tokens + n_tokens, self.seconds + seconds
+        return epoch + 1, rate, loss / n_supervised, grad_norm
+
+    def _record(self, recorder: Recorder, epoch: int, rate: float, grad_norm: float) -> None:
+        """Logs and validates where this step is due for it, and always at the last."""
+        state, window, validation_loss = self.state, self.state.window, None
+        logs = self._is_due(self.config.logging_steps)
+        loss, where = window.loss / window.n_supervised, {"step": state.step, "epoch": epoch}
+        if logs:
+            speed = {"tokens": state.n_tokens, "tok_s": round(window.n_tokens / window.seconds, 1)}
+            recorder.training({**where, "loss": loss, "lr": rate, "grad_norm": grad_norm, **speed})
+            state.window = Window()
+        if self.validation and self._is_due(self.config.eval_steps):
+            validation_loss, n_supervised = self._validate()
+            recorder.validation({**where, "val_loss": validation_loss, "val_tokens": n_supervised})
+        if logs or validation_loss is not None:
+            recorder.progress(epoch, state.step, loss, validation_loss)
+
+    def _validate(self) -> tuple[float, int]:
+        """Mean loss in nats and number of tokens of the validation data; keeps the adapter if it is the best so far."""
+        results = [self.engine.forward(batch) for batch in self.validation]
+        n_supervised = sum(n for _, n in results)
+        loss = sum(loss for loss, _ in results) / n_supervised
+        if not math.isfinite(loss):
+            raise self._diverged(self.state.step, f"the validation loss is {loss}")
+        state, best = self.state, self.state.best_loss
+        improved = best is None or loss < best - self.config.early_stopping_threshold
+        state.validations_since_best = 0 if improved else state.validations_since_best + 1
+        if best is None or loss < best:
+            state.best_step, state.best_loss = state.step, loss
+            checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
+        return loss, n_supervised
+
+    def _save(self) -> None:
+        checkpoint.save(
+            self.folder.checkpoints,
+            self.engine,
+            self.state,
+            self.inputs.given,
+            self.inputs.shape,
+            limit=self.config.save_total_limit,
+        )
+
+    def _finish(self) -> None:
+        if not self.validation:
+            checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
+        from cpuft.train.plot import plot_losses  # not at the top: matplotlib takes a second and 40 MB to load
+
+        plot_losses(self.folder)
+
+    def _is_last(self) -> bool:
+        return self.state.step >= self.n_steps
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self._is_last()
+
+    def _is_early_stop(self) -> bool:
+        return 0 < self.config.early_stopping_patience <= self.state.validations_since_best
+
+    def _diverged(self, step: int, what: str) -> ConfigError:
+        last = checkpoint.last_step(self.folder.checkpoints)
+        kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is kept"
+        return ConfigError(
+            f"step {step}: {what}, so training stopped ({kept}): lower training.learning_rate "
+            f"(now {self.config.learning_rate:g}) or raise training.warmup_steps (now {self.config.warmup_steps})"
+        )
+
+    def _introduction(self) -> list[str]:
+        """What the log begins with."""
+        facts, validation = self.engine.facts, self.inputs.validation
+        model = f"{facts['architecture']}, {facts['n_params'] / 1e6:,.1f} M parameters"
+        arithmetic = f"{facts['isa']}, {facts['precision']}, {facts['n_threads']} threads"
+        lines = [
+            f"Model: {model}, an adapter of {self.engine.parameters.size / 1e6:,.2f} M; {arithmetic}",
+            f"Training data: {self.inputs.training.size}",
+            f"Validation data: {'none' if validation is None else validation.size}",
+            f"Steps: {self.n_steps} of {self.config.examples_per_step} examples",
+            *self.inputs.notes,
+        ]
+        if self.config.warmup_steps >= self.n_steps:
+            lines.append(f"The warm-up of {self.config.warmup_steps} steps is not over when training ends")
+        if self.state.step:
+            lines.append(f"Resumed after step {self.state.step}")
+        return lines

@@ -1,0 +1,118 @@
+"""The folder of a training run: which files it has, when it may be written, and by one process at a time.
+
+config.yaml       the configuration as resolved
+adapter.gguf      the best adapter so far
+checkpoints/      step-N/: all that a resumed run needs (see `checkpoint`)
+metrics.jsonl     a line for each logged step and each validation
+training.log      the same in words
+tensorboard/      the same as TensorBoard events
+loss.png          the same as a picture, drawn at the end
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from cpuft.config import Config
+from cpuft.config_file import changed_keys, load_config, to_document
+from cpuft.errors import ConfigError
+from cpuft.files import atomic_write, disk_errors, write_text
+
+FILES = ("config.yaml", "adapter.gguf", "checkpoints", "metrics.jsonl", "training.log", "tensorboard", "loss.png")
+LOCK = ".lock"
+
+
+class RunFolder:
+    """A run's folder. Nothing is written before `opened`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.adapter, self.checkpoints, self.metrics, self.log, self.tensorboard, self.plot = (
+            path / name for name in FILES
+        )
+
+    def require(self, *, resume: bool, overwrite: bool) -> None:
+        """Raises ConfigError unless a run may begin or go on in this folder."""
+        if resume and overwrite:
+            raise ConfigError("--resume goes on with a run and --overwrite discards it: give one of them")
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path}: a file, expected a folder for the run")
+        if resume and not self.config.is_file():
+            raise ConfigError(f"{self.path}: there is no run to resume (no config.yaml): leave out --resume")
+        if resume:
+            return
+        present = (
+            sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK) if self.path.exists() else []
+        )
+        if present and not overwrite:
+            raise ConfigError(
+                f"{self.path}: the folder is not empty: give --resume to go on with the run in it, "
+                "--overwrite to replace that run, or another --output"
+            )
+        foreign = [name for name in present if name not in FILES and not name.endswith(".partial")]
+        if foreign:
+            raise ConfigError(
+                f"{self.path}: --overwrite removes training runs only, and the folder also holds "
+                f"{', '.join(foreign[:5])}: give another --output"
+            )
+
+    def settled(self, config: Config, *, resume: bool) -> Config:
+        """The configuration that this run has: with its date, and checked against what it was before.
+
+        A date in a chat template would make the same run differ from one day to the next, so a run keeps its first.
+        """
+        today = datetime.date.today().isoformat()
+        if resume:
+            before, _ = load_config(self.config)
+            today = before.training.date or today
+        settled = replace(config, training=replace(config.training, date=config.training.date or today))
+        if resume and (changes := changed_keys(before, settled)):
+            raise ConfigError(
+                f"{self.path}: the run cannot be resumed with another configuration: {'; '.join(changes)}: "
+                "take these back, or begin a new run from its adapter with --init-adapter"
+            )
+        return settled
+
+    @contextlib.contextmanager
+    def opened(self, config: Config, *, resume: bool) -> Iterator[None]:
+        """Makes the folder ready and keeps other processes out of it until the block ends."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / LOCK).open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ConfigError(f"{self.path}: another process is training in this folder") from None
+                self._clear(also=() if resume else FILES)
+                write_text(self.config, yaml.safe_dump(to_document(config), sort_keys=False))
+                self.checkpoints.mkdir(exist_ok=True)
+                yield
+
+    def rewind(self, step: int) -> None:
+        """Forgets the metrics of later steps: the resumed run writes them again."""
+        if not self.metrics.exists():
+            return
+        kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        with atomic_write(self.metrics) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def _clear(self, also: Collection[str]) -> None:
+        """Removes what a killed process left unfinished, and the names in `also`."""
+        for entry in self.path.iterdir():
+            if entry.name in also or entry.name.endswith(".partial"):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _step_of(line: str) -> float:
+    """A metrics line's step; infinity for a line that a killed process left unfinished."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
