@@ -1,0 +1,1 @@
+"""Ways to let a model answer: one protocol, and the local servers that speak it."""

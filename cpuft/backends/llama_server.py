@@ -1,0 +1,197 @@
+"""Answers from llama.cpp's own llama-server, started for one GGUF file on a free loopback port.
+
+The server renders the conversation with the chat template stored in the file. It listens on 127.0.0.1 only, asks for a
+key that only this process knows, and dies with this process.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cpuft import toolchain
+from cpuft.backends import bound_process
+from cpuft.backends.generator import GREEDY, Completion, Message, Sampling
+from cpuft.errors import CpuftError, ModelError
+from cpuft.files import disk_errors
+from cpuft.models.adapter import check_base, read_adapter
+from cpuft.models.gguf import read_gguf
+
+LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
+ERROR_LINE = re.compile(r"^\S* ?E (.*)$", re.MULTILINE)  # "0.00.031.150 E srv  load_model: failed to load model"
+FIXED_ARGUMENTS = (
+    *("--host", "127.0.0.1", "--port", "0"),  # any free port: the server says which
+    *("--offline", "--no-ui", "--no-slots"),
+    *("--fit", "off"),  # use the context that was asked for, or fail
+    *("--cache-ram", "0"),  # no prompts kept beside the running ones: they may take 8 GiB
+    "--skip-chat-parsing",  # the answer as the model wrote it
+)
+POLL_SECONDS = 0.02
+STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
+# Only what this module sets may reach the server: a user's LLAMA_ARG_* would change answers behind our back.
+FOREIGN_VARIABLES = re.compile(r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_LOG_|HF_TOKEN$")
+
+
+class LlamaServer:
+    """A running llama-server; a Generator. Use it as a context manager.
+
+    model, adapter: GGUF files; the adapter is applied at full scale.
+    n_parallel:     requests that are answered at the same time; more wait their turn.
+    n_ctx:          tokens of context for each of them, no more than the model was trained with.
+    threads:        0 takes llama.cpp's choice.
+    log:            where the server's log goes; by default a temporary file that vanishes with the server.
+
+    Start it from a thread that lives as long as the server should: the server ends with that thread.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None = None,
+        n_parallel: int = 1,
+        n_ctx: int = 4096,
+        threads: int = 0,
+        log: Path | None = None,
+        start_timeout: float = 600.0,
+    ) -> None:
+        self.model = model
+        base = read_gguf(model)
+        if adapter is not None:
+            check_base(read_adapter(adapter), base, adapter)
+        n_ctx = min(n_ctx, base.integer(f"{base.architecture}.context_length", n_ctx))
+        self.api_key = secrets.token_hex(16)
+        arguments = ["--model", str(model.absolute())]
+        arguments += ["--parallel", str(n_parallel), "--ctx-size", str(n_ctx * n_parallel)]
+        arguments += ["--threads", str(threads)] if threads else []
+        self._cleanup = contextlib.ExitStack()
+        try:
+            folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="cpuft-server-")))
+            self.log = log if log is not None else folder / "llama-server.log"
+            if adapter is not None:
+                link = folder / "adapter.gguf"  # --lora splits what it is given at commas
+                link.symlink_to(adapter.absolute())
+                arguments += ["--lora", str(link)]
+            self._process = self._start(arguments)
+            self._cleanup.callback(self._end)
+            self.url = self._wait_until_ready(start_timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
+        """One answer. Raises ModelError where the conversation is too long, CpuftError where the server fails."""
+        answer = self._post(
+            "/v1/chat/completions",
+            {
+                "messages": list(messages),
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "min_p": 0.0,
+                "seed": sampling.seed,
+                "max_tokens": sampling.max_tokens,
+            },
+        )
+        choice, timings = answer["choices"][0], answer["timings"]
+        return Completion(
+            text=choice["message"]["content"] or "",
+            tokens=timings["predicted_n"],
+            seconds=timings["predicted_ms"] / 1e3,
+            prompt_tokens=answer["usage"]["prompt_tokens"],
+            finished=choice["finish_reason"] == "stop",
+        )
+
+    def close(self) -> None:
+        """Ends the server and waits until it is gone. May be called twice."""
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        server = toolchain.locate().tool("llama-server")
+        environment = {name: value for name, value in os.environ.items() if not FOREIGN_VARIABLES.match(name)}
+        environment["LLAMA_API_KEY"] = self.api_key  # not on the command line, where every user could read it
+        bound = [sys.executable, "-I", "-S", bound_process.__file__, str(os.getpid())]
+        with disk_errors(self.log), self.log.open("wb") as log:
+            return subprocess.Popen(
+                [*bound, str(server), *FIXED_ARGUMENTS, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches us alone; we end the server
+            )
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait_until_ready(self, timeout: float) -> str:
+        """The server's URL. The server prints it once the model is loaded."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            status = self._process.poll()
+            found = LISTENING.search(self.log.read_bytes())
+            if status is not None:
+                raise ModelError(f"{self.model}: llama-server cannot load it: {self._last_error(status)}")
+            if found is not None:
+                return found[1].decode()
+            time.sleep(POLL_SECONDS)
+        raise CpuftError(f"{self.model}: llama-server was not ready after {timeout:.0f} seconds")
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.api_key}"},
+        )
+        try:
+            with _OPENER.open(request) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            kind = ModelError if error.code < 500 else CpuftError
+            raise kind(f"{self.model}: llama-server refused the request: {_message(error.read())}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            status = self._process.poll()
+            ended = "" if status is None else f" and ended with status {status}"
+            raise CpuftError(f"{self.model}: llama-server did not answer ({error}){ended}") from error
+
+    def _last_error(self, status: int) -> str:
+        """The first error of the log: it names the cause, the later ones its consequences."""
+        text = self.log.read_text(errors="replace")
+        errors = ERROR_LINE.findall(text)
+        return errors[0].strip() if errors else f"exit status {status}"
+
+
+# A proxy that the user's environment names must never see a request to our own loopback port.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")

@@ -1,0 +1,54 @@
+"""Every failure that cpuft names, and the exit code that goes with it.
+
+CpuftError                 exit 1: our own fault
+├── EngineError            the native engine failed
+└── UserError              exit 2: a mistake in what the user gave, or in the machine's set-up
+    ├── ConfigError        a configuration file or option
+    ├── DatasetError       a JSONL file or one of its examples
+    ├── ModelError         a GGUF model
+    ├── AdapterError       a LoRA adapter
+    ├── ResourceError      memory, disk or time that is not there
+    └── ToolchainError     compiler, download, checksum, a tool that is not built
+
+The message is one sentence that names the thing, what was found, what was expected, and what to do.
+"""
+
+
+class CpuftError(Exception):
+    """Base of all errors that cpuft raises on purpose."""
+
+    exit_code = 1
+
+
+class EngineError(CpuftError):
+    """The native engine failed for a reason that the user did not cause."""
+
+
+class UserError(CpuftError):
+    """A mistake that the user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration key or value is unknown or impossible."""
+
+
+class DatasetError(UserError):
+    """A dataset file or an example in it cannot be used."""
+
+
+class ModelError(UserError):
+    """A model file is missing, damaged or of an unknown architecture."""
+
+
+class AdapterError(UserError):
+    """An adapter file is missing, damaged or made for another base model."""
+
+
+class ResourceError(UserError):
+    """The run does not fit into memory or onto the disk."""
+
+
+class ToolchainError(UserError):
+    """The toolchain cannot be fetched or built, or a part of it is missing."""

@@ -1,0 +1,97 @@
+"""Files that are written whole or not at all, even when the process is killed or the disk is full."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cpuft.errors import ResourceError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; after the block its content stands at `path`, synced to the disk.
+
+    If the block raises, `path` is as it was before and the temporary file is gone. A full disk is a ResourceError.
+    """
+    with disk_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Gives a new folder beside `path`; after the block it stands at `path` (which must not exist), all of it synced.
+
+    A killed process leaves nothing but a folder `.NAME.partial`, which the next call for the same path removes.
+    """
+    temporary = path.parent / f".{path.name}.partial"
+    with disk_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for entry in temporary.iterdir():
+                sync(entry)
+            sync(temporary)
+            temporary.rename(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk and a refused write into one sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise ResourceError(f"{path}: {_full_disk(path)}: free some space and run the command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ResourceError(f"{path}: cannot write here ({error.strerror}): choose another folder") from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or a folder's entries are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _full_disk(path: Path) -> str:
+    with suppress(OSError):
+        return f"the disk is full, {shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free"
+    return "the disk is full"
+
+
+def _umask() -> int:
+    """The process's file mode mask; reading it means setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

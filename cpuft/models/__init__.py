@@ -1,0 +1,1 @@
+"""Model files: GGUF inspection, LoRA adapters, merging and quantizing."""

@@ -1,0 +1,202 @@
+"""Base model + LoRA adapter -> one GGUF of any type, and plain re-quantizing, which is a merge without an adapter.
+
+Tensor by tensor and in chunks of rows: dequantize, add scale * B A in float32, quantize. A tensor that keeps its type
+and has no adapter is copied byte for byte. Metadata and tokenizer keep their bytes and their order.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from cpuft import engine
+from cpuft.errors import ConfigError, ModelError, ResourceError
+from cpuft.files import atomic_write
+from cpuft.models import gguf_writer
+from cpuft.models.adapter import Adapter, check_base, read_adapter
+from cpuft.models.gguf import Field, Gguf, Tensor, TensorType, read_gguf
+from cpuft.models.gguf_writer import TensorInfo
+from cpuft.models.mixture import Mixture, mixture
+
+KEEP = "keep"
+# Values in flight: 16 MiB as float32, large enough to keep all threads busy, small against any model.
+CHUNK_VALUES = 4 << 20
+# ggml cannot quantize to these, or produces garbage, without knowing which columns matter.
+NEEDS_IMPORTANCE = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+Progress = Callable[[int, int], None]  # called with the bytes of the base that were just done, and with all of them
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did."""
+
+    output: Path
+    base_bytes: int
+    output_bytes: int
+    n_tensors: int
+    n_adapted: int
+    n_copied: int
+    types: dict[str, int]  # type name -> number of tensors
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Adapted:
+    """The adapter of a merge and what is noted about it in the merged file."""
+
+    adapter: Adapter
+    path: Path
+    weights: frozenset[str]  # those whose B is not zero: the others change nothing and keep their bytes
+
+
+def merge(
+    base_path: Path,
+    output: Path,
+    *,
+    adapter_path: Path | None = None,
+    file_type: str = KEEP,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Writes base + adapter to `output`, whole or not at all.
+
+    file_type: "keep" (each tensor's type stays) or a name that llama-quantize knows, such as "q4_k_m".
+    Raises ModelError, AdapterError, ConfigError (an impossible type), ResourceError (the disk is full).
+    """
+    began = time.monotonic()
+    base = _read_base(base_path)
+    _refuse_overwriting(output, [base_path] if adapter_path is None else [base_path, adapter_path])
+    adapted = None if adapter_path is None else _read_adapted(adapter_path, base)
+    chosen = None if file_type == KEEP else mixture(base, file_type)
+    targets = {name: tensor.type for name, tensor in base.tensors.items()} if chosen is None else chosen.types
+    weights = frozenset() if adapted is None else adapted.weights
+    _refuse_missing_importance(base, targets, weights, chosen)
+    infos = [TensorInfo(name, tensor.shape, targets[name]) for name, tensor in base.tensors.items()]
+    _refuse_full_disk(output, sum(info.size + base.alignment for info in infos))
+    total = base.weight_bytes
+    with atomic_write(output) as temporary, temporary.open("wb") as target, base_path.open("rb") as source:
+        gguf_writer.write_header(target, _fields(base, adapted, chosen), infos, base.alignment)
+        for info in infos:
+            part = adapted if info.name in weights else None
+            for source_bytes, data in _output_chunks(base, base.tensors[info.name], info.type, part, source, threads):
+                target.write(data.data)
+                if progress is not None:
+                    progress(source_bytes, total)
+            gguf_writer.pad(target, info.size, base.alignment)
+    return MergeReport(
+        output=output,
+        base_bytes=base.file_size,
+        output_bytes=output.stat().st_size,
+        n_tensors=len(infos),
+        n_adapted=len(weights),
+        n_copied=sum(info.type == base.tensors[info.name].type and info.name not in weights for info in infos),
+        types=dict(Counter(info.type.name for info in infos)),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _read_base(path: Path) -> Gguf:
+    base = read_gguf(path)
+    if base.get("general.type", "model") != "model":
+        raise ModelError(f"{path}: general.type is {base.get('general.type')!r}, expected a model")
+    if not base.tensors:
+        raise ModelError(f"{path}: the file has no weights, only a vocabulary: give the whole model")
+    if base.integer("split.count", 0) > 1:
+        raise ModelError(f"{path}: the model is split into several files: join them with llama-gguf-split --merge")
+    return base
+
+
+def _read_adapted(path: Path, base: Gguf) -> _Adapted:
+    adapter = read_adapter(path)
+    check_base(adapter, base, path)
+    return _Adapted(adapter, path, frozenset(w for w in adapter.weights if adapter.pair(w)[1].any()))
+
+
+def _refuse_overwriting(output: Path, inputs: list[Path]) -> None:
+    for path in inputs:
+        if output.exists() and os.path.samefile(output, path):
+            raise ConfigError(f"{output}: the output is also an input: give another path to --output")
+    if output.is_dir():
+        raise ConfigError(f"{output}: a folder, expected the name of a file for the merged model")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output.parent}: no such folder, expected an existing one for the merged model")
+
+
+def _refuse_missing_importance(
+    base: Gguf, targets: dict[str, TensorType], weights: frozenset[str], chosen: Mixture | None
+) -> None:
+    converted = [n for n, t in base.tensors.items() if n in weights or targets[n] != t.type]
+    lacking = sorted({targets[n].name for n in converted} & NEEDS_IMPORTANCE)
+    if lacking or (chosen is not None and chosen.needs_importance):
+        name = KEEP if chosen is None else chosen.name
+        raise ConfigError(
+            f"{base.path}: the type {name} needs an importance matrix{f' for {lacking[0]}' if lacking else ''}, "
+            "which cpuft does not compute: choose a type such as q4_k_m, q5_k_m or q8_0"
+        )
+
+
+def _refuse_full_disk(output: Path, needed: int) -> None:
+    free = shutil.disk_usage(output.parent).free
+    if free < needed:
+        raise ResourceError(
+            f"{output}: the merged model needs {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free on that disk"
+        )
+
+
+def _fields(base: Gguf, adapted: _Adapted | None, chosen: Mixture | None) -> list[Field]:
+    """The base's metadata in their order, the file type brought up to date, and a note of each merge so far."""
+    fields = dict(base.fields)
+    if chosen is not None:
+        fields["general.file_type"] = gguf_writer.u32("general.file_type", chosen.number)
+        fields["general.quantization_version"] = gguf_writer.u32("general.quantization_version", QUANTIZATION_VERSION)
+    if adapted is not None:
+        count = base.integer("general.cpuft.merge_count", 0)
+        prefix = f"general.cpuft.merge.{count}."
+        scales = sorted({adapted.adapter.scale(weight) for weight in adapted.adapter.weights})
+        notes = [
+            gguf_writer.u32("general.cpuft.merge_count", count + 1),
+            gguf_writer.text(prefix + "base_name", str(base.get("general.name", base.path.stem))),
+            gguf_writer.u32(prefix + "base_file_type", base.integer("general.file_type", 0)),
+            gguf_writer.text(prefix + "adapter_sha256", hashlib.sha256(adapted.path.read_bytes()).hexdigest()),
+            gguf_writer.f32(prefix + "adapter_scale", scales[-1]),
+            gguf_writer.u32(prefix + "adapter_rank", adapted.adapter.rank),
+        ]
+        fields.update({note.key: note for note in notes})
+    return list(fields.values())
+
+
+def _output_chunks(
+    base: Gguf, tensor: Tensor, type_: TensorType, adapted: _Adapted | None, source: BinaryIO, threads: int
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """(bytes read, bytes to write) for each chunk of rows of a tensor.
+
+    Where type and values change: dequantizes, adds the adapter's delta, and quantizes to `type_`. Else: as it is.
+    """
+    for first, count in base.row_chunks(tensor, CHUNK_VALUES):
+        data = base.read_rows(source, tensor, first, count)
+        if type_ == tensor.type and adapted is None:
+            yield data.nbytes, data
+            continue
+        values = engine.dequantize(tensor.type.id, data, count, tensor.columns, threads)
+        if adapted is not None:
+            a, b = adapted.adapter.pair(tensor.name)
+            values += (np.float32(adapted.adapter.scale(tensor.name)) * b[first : first + count]) @ a
+        if not _finite(values):
+            cause = "" if adapted is None else f" once {adapted.path} is merged in"
+            raise ModelError(f"{base.path}: tensor {tensor.name} holds values that are not finite{cause}")
+        yield data.nbytes, engine.quantize(type_.id, values, threads=threads)
+
+
+def _finite(values: npt.NDArray[np.float32]) -> bool:
+    """Whether all values are finite, without an array of truth values: minimum and maximum hand a NaN on."""
+    return bool(np.isfinite(values.min()) and np.isfinite(values.max()))
