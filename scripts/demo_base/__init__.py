@@ -1,0 +1,1 @@
+"""Makes the demo: words, concepts, base corpus, examples, tokenizer, network, GGUF."""

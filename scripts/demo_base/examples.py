@@ -1,0 +1,90 @@
+"""The 100 + 20 + 25 examples of the BA task: a concept, and the requirements document that answers it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from scripts.demo_base.concept import ABILITIES, LIMITS, QUALITIES, Concept, choose, draw, draw_invented, purpose
+from scripts.demo_base.lexicon import SHELL_WORDS, TEST, TRAIN, Domain
+
+SIZES = {"train": 100, "val": 20, "test": 25}
+INVENTED = 60
+PRIORITIES = ("High", "Medium", "Low")
+
+
+def make_examples(system: str, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Chat examples of each set; no concept stands in two sets, and the test set's domains in neither of the others.
+
+    Of the training concepts, INVENTED are made of words that exist nowhere. A model as small as the demo's otherwise
+    learns the document together with the words of its 100 concepts, and stumbles over a word that it has not seen.
+    """
+    rng = random.Random(f"{seed}:examples")
+    n_known = SIZES["train"] - INVENTED
+    known = _distinct(TRAIN, n_known + SIZES["val"], rng)
+    unseen = _distinct(TEST, SIZES["test"], rng)
+    invented = [concept for concept in (draw_invented(rng) for _ in range(4 * INVENTED)) if _is_clear(concept)][
+        :INVENTED
+    ]
+    concepts = {"train": known[:n_known] + invented, "val": known[n_known:], "test": unseen}
+    return {name: [_example(system, concept, rng) for concept in chosen] for name, chosen in concepts.items()}
+
+
+def _distinct(domains: dict[str, Domain], count: int, rng: random.Random) -> list[Concept]:
+    """`count` different concepts, the domains in turn; a subject returns only when its domain has run out of them."""
+    names = sorted(domains)
+    left: dict[str, list[str]] = {name: [] for name in names}
+    concepts: dict[str, Concept] = {}
+    while len(concepts) < count:
+        name = names[len(concepts) % len(names)]
+        if not left[name]:
+            left[name] = rng.sample(domains[name].subjects, len(domains[name].subjects))
+        subject = left[name].pop()
+        concept = draw(Domain((subject,), domains[name].audiences), rng)
+        while not _is_clear(concept):
+            concept = draw(Domain((subject,), domains[name].audiences), rng)
+        concepts.setdefault(concept.text, concept)
+    return list(concepts.values())
+
+
+def _is_clear(concept: Concept) -> bool:
+    """Whether all content words begin with other letters.
+
+    A model of four layers copies by looking up what came after the last piece; "puppet … puppeteers" sends it astray.
+    """
+    beginnings = [word[:3].lower() for word in concept.text.split() if word not in SHELL_WORDS]
+    return len(set(beginnings)) == len(beginnings)
+
+
+def requirements_yaml(concept: Concept, rng: random.Random) -> str:
+    """The gold document: 2 or 3 functional and 1 or 2 non-functional requirements, 1 constraint."""
+    lines = [f"title: {concept.text}", "", f"description: {purpose(concept, rng)}", "", "functional_requirements:"]
+    for number, pattern in enumerate(choose(ABILITIES, rng.randint(2, 3), rng), start=1):
+        ability = concept.fill(pattern, rng)
+        lines += [f"- id: FR{number:03d}", f"  description: {ability[0].upper()}{ability[1:]}"]
+        lines += [f"  priority: {rng.choices(PRIORITIES, weights=(3, 2, 1))[0]}"]
+    for key, prefix, patterns, count in (
+        ("non_functional_requirements", "NFR", QUALITIES, rng.randint(1, 2)),
+        ("constraints", "C", LIMITS, 1),
+    ):
+        lines += ["", f"{key}:"]
+        for number, pattern in enumerate(choose(patterns, count, rng), start=1):
+            lines += [f"- id: {prefix}{number:03d}", f"  description: {concept.fill(pattern, rng)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _example(system: str, concept: Concept, rng: random.Random) -> dict[str, Any]:
+    messages = (
+        ("system", system),
+        ("user", f"Concept: {concept.text}"),
+        ("assistant", requirements_yaml(concept, rng)),
+    )
+    return {"messages": [{"role": role, "content": content} for role, content in messages]}
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
