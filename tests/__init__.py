@@ -1,0 +1,1 @@
+"""The tests of cpuft: one folder for each part of it."""

@@ -1,0 +1,132 @@
+"""Proves that the real llama-server answers, keeps to loopback, asks for its key, and never outlives its owner."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cpuft.backends.generator import Message, Sampling
+from cpuft.backends.llama_server import LlamaServer
+from cpuft.errors import AdapterError, CpuftError, ModelError
+from cpuft.models.adapter import write_adapter
+from tests.models.tiny import random_adapter, write_tiny_model
+
+QUESTION: list[Message] = [{"role": "user", "content": "hello"}]
+SHORT = Sampling(max_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("server") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[LlamaServer]:
+    with LlamaServer(model, n_parallel=2, threads=1) as running:
+        yield running
+
+
+def test_answers_and_counts(server: LlamaServer) -> None:
+    answer = server.generate(QUESTION, SHORT)
+    assert answer.text
+    assert answer.tokens == 24
+    assert not answer.finished
+    # the template's text, a token a byte or letter: <s>user\nhello</s><s>assistant\n
+    assert answer.prompt_tokens > len("user\nhello" + "assistant\n")
+    assert answer.tokens_per_second > 0
+
+
+def test_greedy_answers_repeat(server: LlamaServer) -> None:
+    assert server.generate(QUESTION, SHORT).text == server.generate(QUESTION, SHORT).text
+
+
+def test_requests_in_parallel(server: LlamaServer) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: server.generate(QUESTION, SHORT), range(8)))
+    assert [answer.tokens for answer in answers] == [24] * 8
+
+
+def test_adapter_changes_the_answer(model: Path, server: LlamaServer, tmp_path: Path) -> None:
+    path = tmp_path / "a, with a comma.gguf"
+    write_adapter(path, random_adapter(model, rank=4), alpha=8, architecture="llama")
+    with LlamaServer(model, adapter=path, threads=1) as adapted:
+        assert adapted.generate(QUESTION, SHORT).text != server.generate(QUESTION, SHORT).text
+
+
+def test_listens_on_loopback_and_asks_for_its_key(server: LlamaServer) -> None:
+    port = int(server.url.rsplit(":", 1)[1])
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(server.url + "/v1/chat/completions", data=json.dumps({"messages": QUESTION}).encode())
+    assert caught.value.code == 401
+    caught.value.close()
+    own = {entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
+    for address in (str(address) for address in own if not str(address).startswith("127.")):
+        with pytest.raises(OSError), socket.create_connection((address, port), timeout=1):  # noqa: PT011
+            pass
+
+
+def test_a_conversation_that_does_not_fit(server: LlamaServer) -> None:
+    with pytest.raises(ModelError, match=r"tiny\.gguf: llama-server refused the request: .*context"):
+        server.generate([{"role": "user", "content": "x" * 2000}], SHORT)
+
+
+def test_bad_files_are_one_sentence(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        LlamaServer(tmp_path / "nothing.gguf")
+    (tmp_path / "cut.gguf").write_bytes(model.read_bytes()[:-5000])
+    with pytest.raises(ModelError, match="truncated"):
+        LlamaServer(tmp_path / "cut.gguf")
+    other = write_tiny_model(tmp_path / "other.gguf", n_embd=128)
+    write_adapter(tmp_path / "a.gguf", random_adapter(other, rank=4), alpha=8, architecture="llama")
+    with pytest.raises(AdapterError, match="another base model"):
+        LlamaServer(model, adapter=tmp_path / "a.gguf")
+    unknown = write_tiny_model(tmp_path / "unknown.gguf", architecture="perceptron")
+    with pytest.raises(ModelError, match=r"unknown\.gguf: llama-server cannot load it: .*unknown model architecture"):
+        LlamaServer(unknown)
+
+
+def test_close_ends_the_process_and_its_log(model: Path, tmp_path: Path) -> None:
+    server = LlamaServer(model, log=tmp_path / "server.log")
+    process = server._process
+    server.close()
+    server.close()
+    assert process.returncode is not None
+    assert "model loaded" in (tmp_path / "server.log").read_text()
+    with pytest.raises(CpuftError, match="did not answer"):
+        server.generate(QUESTION, SHORT)
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from cpuft.backends.llama_server import LlamaServer
+server = LlamaServer(Path(sys.argv[1]))
+print(server._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_dies_when_its_owner_is_killed(model: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER, model], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        os.kill(pid, 0)  # it runs
+        owner.send_signal(signal.SIGKILL)
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"llama-server {pid} outlived its owner")

@@ -1,0 +1,48 @@
+"""Fixtures that several parts' tests share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cpuft import toolchain
+from cpuft.errors import ToolchainError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Runs `cpuft ARGS` as a user does, in a process of its own, with environment variables changed (None: removed).
+RunCpuft = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def run_cpuft() -> RunCpuft:
+    """Return a function (*args, cwd=…, env={…}) -> finished process, its output captured as text."""
+
+    def run(
+        *args: str | Path, cwd: Path = ROOT, env: dict[str, str | None] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        merged = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+        return subprocess.run(
+            [sys.executable, "-m", "cpuft", *map(str, args)],
+            cwd=cwd,
+            env={name: value for name, value in merged.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def built() -> toolchain.Toolchain:
+    """Return the compiled toolchain; a test run without it is a fault of the set-up, not a reason to skip."""
+    try:
+        return toolchain.locate()
+    except ToolchainError as error:
+        pytest.exit(f"{error} (`make test` does it)", returncode=2)

@@ -1,0 +1,112 @@
+"""Proves that chat templates are rendered by the conventions of transformers and llama.cpp, inside a sandbox."""
+
+import datetime
+import json
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cpuft.backends.llama_server import LlamaServer
+from cpuft.data.records import ExampleError
+from cpuft.data.template import ChatTemplate
+from cpuft.errors import ModelError
+from tests.data.vocabulary import MODELS
+from tests.models import tiny
+
+USER = {"role": "user", "content": "Hi"}
+TEMPLATES = [  # each has a convention of its own: dates, system messages, roles, trimming
+    "Qwen-Qwen2.5-7B-Instruct",
+    "meta-llama-Llama-3.1-8B-Instruct",
+    "meta-llama-Llama-3.2-3B-Instruct",
+    "google-gemma-2-2b-it",
+    "microsoft-Phi-3.5-mini-instruct",
+    "mistralai-Mistral-Nemo-Instruct-2407",
+]
+CHAT = [
+    {"role": "system", "content": "  Be terse.\n"},
+    {"role": "user", "content": 'Hi <b>"x"</b>, naïve ☃\n\n'},
+    {"role": "assistant", "content": "Hello!\n\n  - one 🎉\n"},
+    {"role": "user", "content": "Again?"},
+]
+
+
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate(source, Path("m.gguf"), bos_token="<s>", eos_token="</s>", date=datetime.date(2026, 1, 31))
+
+
+def render(source: str, messages: Sequence[Mapping[str, Any]] = (USER,), **options: Any) -> str:
+    return template(source).render(messages, **options)
+
+
+def test_blocks_take_their_white_space_with_them() -> None:
+    assert render("  {% for m in messages %}\n{{ m.content }}!\n  {% endfor %}\nend") == "Hi!\nend"
+
+
+def test_what_a_template_is_told() -> None:
+    source = "{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}{{ strftime_now('%d %b %Y') }}{{ date_string }}"
+    assert render(source) == "<s></s>False31 Jan 202631 Jan 2026"
+    assert "True" in render(source, answer=True)
+
+
+def test_loop_controls_and_generation_marks() -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}"
+    assert render(source, [USER, USER]) == "Hi"
+
+
+def test_json_is_not_escaped_for_html() -> None:
+    assert render("{{ {'a': '<é>'} | tojson }}") == '{"a": "<é>"}'
+
+
+def test_a_refusal_is_quoted() -> None:
+    with pytest.raises(ExampleError, match="refuses the conversation: no system please"):
+        render("{{ raise_exception('no system please') }}")
+
+
+@pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{{ messages[9].content }}", "{{ x.y.z }}"])
+def test_a_template_that_fails_is_a_fault_of_the_example(source: str) -> None:
+    with pytest.raises(ExampleError, match="refuses the conversation"):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ render.__globals__.x }}",
+        "{{ range(10**9) | list }}",
+    ],
+)
+def test_the_sandbox_holds(source: str) -> None:
+    with pytest.raises(ExampleError):
+        render(source)
+
+
+def test_bad_jinja_names_the_model() -> None:
+    with pytest.raises(ModelError, match=r"m\.gguf: its chat template is not valid Jinja"):
+        template("{% for %}")
+
+
+def test_a_system_message_that_the_template_drops_goes_to_the_user() -> None:
+    source = "{% for m in messages if m.role != 'system' %}[{{ m.content }}]{% endfor %}"
+    assert render(source, CHAT[:2]) == f"[{CHAT[0]['content']}\n{CHAT[1]['content']}]"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_llama_server_renders_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (MODELS / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    monkeypatch.setattr(tiny, "CHAT_TEMPLATE", source)
+    model = tiny.write_tiny_model(tmp_path / "m.gguf", n_layer=1)
+    ours = ChatTemplate(source, model, bos_token="<s>", eos_token="</s>", date=datetime.date.today())
+    with LlamaServer(model, threads=1) as server:
+        for chat in (CHAT[:2], CHAT):
+            request = urllib.request.Request(
+                f"{server.url}/apply-template",
+                data=json.dumps({"messages": chat}).encode(),
+                headers={"Content-Type": "application/json", "Authorization": f"Bearer {server.api_key}"},
+            )
+            with urllib.request.urlopen(request) as response:
+                assert ours.render(chat, answer=True) == json.load(response)["prompt"]

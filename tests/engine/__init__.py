@@ -1,0 +1,1 @@
+"""Tests of the training engine: parity, derivatives, grouping, determinism, bad input."""

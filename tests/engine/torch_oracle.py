@@ -1,0 +1,175 @@
+"""What transformers and PEFT say about a Case: an implementation that shares nothing with the engine.
+
+Needs torch, transformers and peft; scripts/make_golden.py and the live parity test run it.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from .golden import Case, Example, Expectation
+from .random_model import LINEARS, ROTARY, FloatArray, ModelSpec, weights
+
+MODULES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+GLOBALS = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+
+
+def expect(case: Case) -> Expectation:
+    """Loss, gradients and the losses of ten AdamW steps, all in float32 with eager attention."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # the sums' order, and so the fixtures, must not depend on the machine
+    model = _adapted_model(case)
+    trained = {name: model.get_parameter(_lora_path(name)) for name in case.adapter()}
+    losses = torch.stack([_loss_sum(model, example) for example in case.examples()])
+    losses.sum().backward()
+    gradients = {name: _to_gguf(case.model, name, value.grad) for name, value in trained.items()}
+    return Expectation(
+        float(losses.detach().double().sum()),
+        sum(example.n_supervised for example in case.examples()),
+        gradients,
+        _step_losses(model, case, trained.values()),
+    )
+
+
+def _step_losses(model: Any, case: Case, trained: Iterable[torch.nn.Parameter]) -> list[float]:
+    parameters, settings = list(trained), case.optimizer
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+    means = []
+    for step in range(1, case.n_steps + 1):
+        examples = case.step_examples(step)
+        optimizer.zero_grad()
+        mean = torch.stack([_loss_sum(model, example) for example in examples]).sum()
+        mean = mean / sum(example.n_supervised for example in examples)
+        mean.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        means.append(float(mean.detach()))
+    return means
+
+
+def _loss_sum(model: Any, example: Example) -> torch.Tensor:
+    """The sum of -log p over the supervised tokens of one sequence, in nats."""
+    tokens = torch.from_numpy(example.tokens.astype(np.int64))
+    logits = model(input_ids=tokens[None]).logits[0, :-1]
+    chosen = torch.from_numpy(example.supervised[1:].astype(bool))
+    return torch.nn.functional.cross_entropy(logits[chosen], tokens[1:][chosen], reduction="sum")
+
+
+def _adapted_model(case: Case) -> Any:
+    base = _base_model(case.model)
+    targets = [MODULES[linear].rpartition(".")[2] for linear in LINEARS]
+    config = LoraConfig(r=case.rank, lora_alpha=case.alpha, target_modules=targets, lora_dropout=0.0)
+    model = get_peft_model(base, config)
+    with torch.no_grad():
+        for name, values in case.adapter().items():
+            model.get_parameter(_lora_path(name)).copy_(torch.from_numpy(_from_gguf(case.model, name, values)))
+    model.train()
+    return model
+
+
+def _base_model(spec: ModelSpec) -> PreTrainedModel:
+    """The model with spec's weights; every parameter is set, which the strict load checks."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": spec.rope_base}
+    if spec.rope_scaling is not None:
+        scaling = spec.rope_scaling
+        rope |= {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_context,
+        }
+    kind, network = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
+        spec.architecture
+    ]
+    config = kind(
+        vocab_size=spec.n_vocab,
+        hidden_size=spec.n_embd,
+        intermediate_size=spec.n_ff,
+        num_hidden_layers=spec.n_layer,
+        num_attention_heads=spec.n_head,
+        num_key_value_heads=spec.n_head_kv,
+        head_dim=spec.head_size,
+        tie_word_embeddings=spec.tied,
+        rms_norm_eps=spec.rms_epsilon,
+        max_position_embeddings=spec.n_context,
+        rope_parameters=rope,
+        attn_implementation="eager",
+    )
+    model = network(config).float()
+    state = {}
+    for name, values in weights(spec):
+        if name != "rope_freqs.weight":  # transformers derives them from the configuration
+            state[_base_path(name)] = torch.from_numpy(_from_gguf(spec, name, values))
+    if spec.tied:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def _base_path(name: str) -> str:
+    if name in GLOBALS:
+        return GLOBALS[name]
+    _, layer, module, kind = name.split(".")
+    return f"model.layers.{layer}.{MODULES[module]}.{kind}"
+
+
+def _lora_path(name: str) -> str:
+    """ "blk.0.attn_q.weight.lora_a" -> PEFT's parameter."""
+    weight, _, part = name.rpartition(".")
+    path = _base_path(weight).removesuffix(".weight")
+    return f"base_model.model.{path}.lora_{part[-1].upper()}.default.weight"
+
+
+def _interleaved(spec: ModelSpec, name: str) -> int:
+    """In how many heads a tensor's rows stand interleaved in the GGUF: 0 where they do not.
+
+    The llama architecture's GGUF has rotary pairs side by side (0, h/2, 1, h/2 + 1, ...) where transformers keeps
+    the two halves apart. Rows of B follow the rows of their weight; A has no rows of that kind.
+    """
+    module = name.split(".")[2] if name.startswith("blk.") else ""
+    if spec.architecture != "llama" or module not in ROTARY or name.endswith(".lora_a"):
+        return 0
+    return spec.n_head if module == "attn_q" else spec.n_head_kv
+
+
+def _from_gguf(spec: ModelSpec, name: str, values: FloatArray) -> FloatArray:
+    heads = _interleaved(spec, name)
+    if heads == 0:
+        return values
+    pairs = values.reshape(heads, -1, 2, *values.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+
+
+def _to_gguf(spec: ModelSpec, name: str, values: torch.Tensor | None) -> FloatArray:
+    assert values is not None, f"{name} got no gradient"
+    array: FloatArray = values.detach().numpy().astype(np.float32)
+    heads = _interleaved(spec, name)
+    if heads == 0:
+        return array
+    halves = array.reshape(heads, 2, -1, *array.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)

@@ -1,0 +1,1 @@
+"""Tests of the native code, in C++; pytest compiles and runs them."""

@@ -1,0 +1,140 @@
+// Products of packed activations with matrices of any type, against sums in double, over shapes around every block.
+#include "gemm.h"
+
+#include <cstring>
+
+#include "check.h"
+#include "formats.h"
+
+using cpuft::Compute;
+using cpuft::GemmKernel;
+using cpuft::Matrix;
+using test::kRounding;
+using test::Random;
+
+namespace {
+
+struct Weights {
+    Matrix matrix;
+    std::vector<char> data;
+    std::vector<float> values;  // what the data stand for
+};
+
+Weights make_weights(Random& random, ggml_type type, int64_t rows, int64_t cols) {
+    Weights weights;
+    const auto drawn = random.floats(rows * cols);
+    weights.data.resize(ggml_row_size(type, cols) * static_cast<size_t>(rows));
+    weights.values.resize(drawn.size());
+    const auto bytes = static_cast<int64_t>(weights.data.size());
+    cpuft::quantize(type, drawn.data(), rows, cols, nullptr, weights.data.data(), bytes, 1);
+    cpuft::dequantize(type, weights.data.data(), bytes, rows, cols, weights.values.data(), 1);
+    weights.matrix = {type, weights.data.data(), rows, cols};
+    return weights;
+}
+
+struct Shape {
+    int64_t m, n, k;
+};
+
+// The part of a value that the compute format may lose: bfloat16 keeps 8 bits of it.
+double format_rounding(const GemmKernel& kernel) { return kernel.element_size == 2 ? 0x1p-8 : 0.0; }
+
+void check_product(Compute& compute, const GemmKernel& kernel, Random& random, ggml_type type, const Shape& shape,
+                   bool transposed, bool accumulate, bool with_bias) {
+    const auto [m, n, k] = shape;
+    const Weights w = transposed ? make_weights(random, type, n, k) : make_weights(random, type, k, n);
+    const auto a = random.floats(m * k), start = random.floats(m * n), bias = random.floats(n);
+    cpuft::PackedRows packed;
+    packed.pack_rows(compute, kernel, a.data(), m, k);
+    std::vector<float> c = start;
+    if (!accumulate) c.assign(c.size(), NAN);
+    if (transposed) {
+        cpuft::multiply_transposed(compute, packed, w.matrix, with_bias ? bias.data() : nullptr, accumulate, c.data());
+    } else {
+        cpuft::multiply(compute, packed, w.matrix, accumulate, c.data());
+    }
+    for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+            const size_t at = static_cast<size_t>(i * n + j);
+            double sum = accumulate ? static_cast<double>(start[at]) : 0.0;
+            if (with_bias) sum += static_cast<double>(bias[static_cast<size_t>(j)]);
+            double size = std::fabs(sum);
+            for (int64_t p = 0; p < k; ++p) {
+                const int64_t of_w = transposed ? j * k + p : p * n + j;
+                const double product = static_cast<double>(a[static_cast<size_t>(i * k + p)]) *
+                                       static_cast<double>(w.values[static_cast<size_t>(of_w)]);
+                sum += product;
+                size += std::fabs(product);
+            }
+            const double rounding = static_cast<double>(k + 4) * kRounding + 2.02 * format_rounding(kernel);
+            CHECK(std::fabs(static_cast<double>(c[at]) - sum) <= rounding * size,
+                  "%s %s %lldx%lldx%lld%s%s [%lld, %lld]: %.9g, expected %.9g", kernel.name, ggml_type_name(type),
+                  (long long)m, (long long)n, (long long)k, transposed ? " transposed" : "", accumulate ? " +=" : "",
+                  (long long)i, (long long)j, static_cast<double>(c[at]), sum);
+        }
+    }
+}
+
+template <class Check>
+void for_each_kernel(Check check) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        for (const int threads : {1, 3}) {
+            Compute compute(threads, *table, false);
+            check(compute, table->f32);
+            if (table->bf16 != nullptr) check(compute, *table->bf16);
+        }
+    }
+}
+
+TEST(products_of_float_matrices) {
+    for_each_kernel([](Compute& compute, const GemmKernel& kernel) {
+        Random random(11);
+        const Shape shapes[] = {{1, 1, 1},    {1, 33, 7},    {13, 31, 5},   {14, 32, 256}, {15, 33, 257},
+                                {29, 129, 3}, {7, 257, 513}, {513, 40, 31}, {3, 5, 1030},  {64, 300, 270}};
+        for (const Shape& shape : shapes) {
+            for (const bool accumulate : {false, true}) {
+                check_product(compute, kernel, random, GGML_TYPE_F32, shape, true, accumulate, false);
+                check_product(compute, kernel, random, GGML_TYPE_F32, shape, false, accumulate, false);
+            }
+            check_product(compute, kernel, random, GGML_TYPE_F32, shape, true, false, true);
+        }
+    });
+}
+
+TEST(products_of_quantized_matrices) {
+    for_each_kernel([](Compute& compute, const GemmKernel& kernel) {
+        Random random(12);
+        const ggml_type types[] = {GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,
+                                   GGML_TYPE_Q4_0, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K};
+        for (const ggml_type type : types) {
+            const int64_t block = ggml_blck_size(type);
+            // rows of one block, of blocks that end inside a panel, of more than one panel
+            for (const int64_t cols : {block, 3 * block, 256 + block}) {
+                check_product(compute, kernel, random, type, {5, 37, cols}, true, false, false);
+                check_product(compute, kernel, random, type, {17, cols, 70}, false, true, false);
+            }
+        }
+    });
+}
+
+// Every value is summed in an order of its own: how many threads there are cannot show.
+TEST(products_do_not_depend_on_threads) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        std::vector<float> first;
+        for (const int threads : {1, 2, 5}) {
+            Compute compute(threads, *table, false);
+            Random random(13);
+            const int64_t m = 40, n = 700, k = 530;
+            const auto a = random.floats(m * k), w = random.floats(n * k);
+            cpuft::PackedRows packed;
+            packed.pack_rows(compute, table->f32, a.data(), m, k);
+            std::vector<float> c(static_cast<size_t>(m * n));
+            cpuft::multiply_transposed(compute, packed, cpuft::float_matrix(w.data(), n, k), nullptr, false, c.data());
+            if (first.empty()) first = c;
+            CHECK(std::memcmp(first.data(), c.data(), c.size() * sizeof(float)) == 0, "%s with %d threads", table->name,
+                  threads);
+        }
+    }
+}
+
+}  // namespace

@@ -1,0 +1,381 @@
+// Every entry of every kernel table against its slow twin, over all remainders.
+#include <algorithm>
+#include <cstring>
+
+#include "check.h"
+
+using cpuft::GemmKernel;
+using cpuft::KernelTable;
+using cpuft::kReferenceKernels;
+using cpuft::RowKernels;
+using test::kRounding;
+using test::Random;
+
+namespace {
+
+constexpr float kGuard = 12345.0f;  // stands where a kernel must not write
+
+// Round to nearest, ties to even, as the packed format of a kernel with pairs has it.
+float to_bf16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+float compute_value(const GemmKernel& kernel, float x) { return kernel.element_size == 2 ? to_bf16(x) : x; }
+
+float packed_value(const GemmKernel& kernel, const std::vector<char>& panel, int64_t index) {
+    uint32_t bits = 0;
+    const char* at = panel.data() + index * static_cast<int64_t>(kernel.element_size);
+    if (kernel.element_size == 2) {
+        std::memcpy(reinterpret_cast<char*>(&bits) + 2, at, 2);
+    } else {
+        std::memcpy(&bits, at, 4);
+    }
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+int64_t panel_values(const GemmKernel& kernel, int width, int64_t k) {
+    return (k + kernel.kr - 1) / kernel.kr * kernel.kr * width;
+}
+
+// A panel with guard bytes behind it.
+struct Panel {
+    Panel(const GemmKernel& kernel, int width, int64_t k)
+        : bytes(panel_values(kernel, width, k) * static_cast<int64_t>(kernel.element_size)),
+          data(static_cast<size_t>(bytes) + 64, 0x5A) {}
+    bool guard_holds() const {
+        return std::all_of(data.begin() + bytes, data.end(), [](char c) { return c == 0x5A; });
+    }
+    int64_t bytes;
+    std::vector<char> data;
+};
+
+std::vector<const GemmKernel*> gemm_kernels() {
+    std::vector<const GemmKernel*> kernels;
+    for (const KernelTable* table : test::tables()) {
+        kernels.push_back(&table->f32);
+        if (table->bf16 != nullptr) kernels.push_back(table->bf16);
+    }
+    return kernels;
+}
+
+const int64_t kDepths[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 255, 256, 257};
+
+// Checks a panel against [ceil(k / kr)][width][kr], zero past `filled` and past k.
+template <class Value>
+void check_panel(const GemmKernel& kernel, const char* what, const Panel& panel, int width, int filled, int64_t k,
+                 Value value) {
+    CHECK(panel.guard_holds(), "%s %s writes past its panel, k = %lld", kernel.name, what, (long long)k);
+    const int64_t padded = (k + kernel.kr - 1) / kernel.kr * kernel.kr;
+    for (int64_t p = 0; p < padded; ++p) {
+        for (int i = 0; i < width; ++i) {
+            const float wanted = i < filled && p < k ? compute_value(kernel, value(i, p)) : 0.0f;
+            const int64_t index = (p / kernel.kr * width + i) * kernel.kr + p % kernel.kr;
+            const float got = packed_value(kernel, panel.data, index);
+            CHECK(got == wanted, "%s %s [%lld][%d] of %d x %lld: %g, expected %g", kernel.name, what, (long long)p, i,
+                  filled, (long long)k, static_cast<double>(got), static_cast<double>(wanted));
+        }
+    }
+}
+
+TEST(packing_a) {
+    Random random(1);
+    for (const GemmKernel* kernel : gemm_kernels()) {
+        for (const int64_t k : kDepths) {
+            for (int m = 1; m <= kernel->mr; ++m) {
+                // rows of a matrix, columns of one, and neither
+                const int64_t strides[][2] = {{k + 3, 1}, {1, kernel->mr + 5}, {2 * k + 1, 2}};
+                for (const auto& stride : strides) {
+                    const auto source = random.floats((m - 1) * stride[0] + (k - 1) * stride[1] + 1);
+                    Panel panel(*kernel, kernel->mr, k);
+                    kernel->pack_a(source.data(), stride[0], stride[1], m, k, panel.data.data());
+                    check_panel(*kernel, "pack_a", panel, kernel->mr, m, k, [&](int i, int64_t p) {
+                        return source[static_cast<size_t>(i * stride[0] + p * stride[1])];
+                    });
+                }
+            }
+        }
+    }
+}
+
+TEST(packing_b) {
+    Random random(2);
+    for (const GemmKernel* kernel : gemm_kernels()) {
+        for (const int64_t k : kDepths) {
+            for (int n = 1; n <= kernel->nr; ++n) {
+                const int64_t stride = n + 3, stride_transposed = k + 5;
+                const auto source = random.floats((k - 1) * stride + n);
+                const auto transposed = random.floats((n - 1) * stride_transposed + k);
+                Panel panel(*kernel, kernel->nr, k), panel_transposed(*kernel, kernel->nr, k);
+                kernel->pack_b(source.data(), stride, k, n, panel.data.data());
+                kernel->pack_b_transposed(transposed.data(), stride_transposed, k, n, panel_transposed.data.data());
+                check_panel(*kernel, "pack_b", panel, kernel->nr, n, k,
+                            [&](int j, int64_t p) { return source[static_cast<size_t>(p * stride + j)]; });
+                check_panel(*kernel, "pack_b_transposed", panel_transposed, kernel->nr, n, k, [&](int j, int64_t p) {
+                    return transposed[static_cast<size_t>(j * stride_transposed + p)];
+                });
+            }
+        }
+    }
+}
+
+// One tile against sums in double. A float32 sum of k products in any order is off by at most k + 1 roundings of the sum
+// of magnitudes (Higham 2002, Accuracy and Stability, section 3.1); pairs round once more.
+void check_tile(const GemmKernel& kernel, Random& random, int m, int n, int64_t k, bool accumulate) {
+    const auto a = random.floats(m * k), b = random.floats(k * n), start = random.floats(m * n);
+    Panel panel_a(kernel, kernel.mr, k), panel_b(kernel, kernel.nr, k);
+    kernel.pack_a(a.data(), k, 1, m, k, panel_a.data.data());
+    kernel.pack_b(b.data(), n, k, n, panel_b.data.data());
+    const int64_t stride = kernel.nr + 3;
+    std::vector<float> c(static_cast<size_t>(stride * (kernel.mr + 1)), kGuard);
+    for (int i = 0; i < m; ++i) {
+        for (int j = 0; j < n; ++j) {
+            c[static_cast<size_t>(i * stride + j)] = accumulate ? start[static_cast<size_t>(i * n + j)] : NAN;
+        }
+    }
+    kernel.tile(k, panel_a.data.data(), panel_b.data.data(), c.data(), stride, m, n, accumulate);
+    for (int64_t i = 0; i <= kernel.mr; ++i) {
+        for (int64_t j = 0; j < stride; ++j) {
+            const float got = c[static_cast<size_t>(i * stride + j)];
+            if (i >= m || j >= n) {
+                CHECK(got == kGuard, "%s writes outside %d x %d at %lld, %lld", kernel.name, m, n, (long long)i,
+                      (long long)j);
+                continue;
+            }
+            double sum = accumulate ? static_cast<double>(start[static_cast<size_t>(i * n + j)]) : 0.0;
+            double size = std::fabs(sum);
+            for (int64_t p = 0; p < k; ++p) {
+                const double product = static_cast<double>(compute_value(kernel, a[static_cast<size_t>(i * k + p)])) *
+                                       static_cast<double>(compute_value(kernel, b[static_cast<size_t>(p * n + j)]));
+                sum += product;
+                size += std::fabs(product);
+            }
+            const double tolerance = static_cast<double>(k + 1 + kernel.kr) * kRounding * size;
+            CHECK(std::fabs(static_cast<double>(got) - sum) <= tolerance, "%s %dx%dx%lld: %.9g, expected %.9g +- %g",
+                  kernel.name, m, n, (long long)k, static_cast<double>(got), sum, tolerance);
+        }
+    }
+}
+
+TEST(tiles) {
+    Random random(3);
+    for (const GemmKernel* kernel : gemm_kernels()) {
+        for (int m = 1; m <= kernel->mr; ++m) {
+            for (int n = 1; n <= kernel->nr; ++n) {
+                for (const int64_t k : {1, 2, 3, 8, 17}) {
+                    check_tile(*kernel, random, m, n, k, false);
+                    check_tile(*kernel, random, m, n, k, true);
+                }
+            }
+        }
+        for (const int64_t k : kDepths) {
+            check_tile(*kernel, random, kernel->mr, kernel->nr, k, true);
+            check_tile(*kernel, random, kernel->mr - 1, kernel->nr - 1, k, false);
+        }
+    }
+}
+
+// ---- Rows ---------------------------------------------------------------------------------------------------------------
+
+// Lengths around every register width and unrolling, and one long row.
+std::vector<int64_t> row_lengths() {
+    std::vector<int64_t> lengths;
+    for (int64_t n = 1; n <= 140; ++n) lengths.push_back(n);
+    lengths.insert(lengths.end(), {511, 512, 513, 4099});
+    return lengths;
+}
+
+template <class Check>
+void for_each_row_length(Check check) {
+    Random random(4);
+    for (const KernelTable* table : test::tables()) {
+        for (const int64_t n : row_lengths()) check(*table, random, n);
+    }
+}
+
+TEST(row_dot) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        const auto x = random.floats(n), y = random.floats(n);
+        double sum = 0.0, size = 0.0;
+        for (size_t i = 0; i < x.size(); ++i) {
+            const double product = static_cast<double>(x[i]) * static_cast<double>(y[i]);
+            sum += product;
+            size += std::fabs(product);
+        }
+        const double got = static_cast<double>(table.rows.dot(x.data(), y.data(), n));
+        CHECK(std::fabs(got - sum) <= static_cast<double>(n + 1) * kRounding * size, "%s n = %lld: %.9g, expected %.9g",
+              table.name, (long long)n, got, sum);
+    });
+}
+
+TEST(row_maximum) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        auto x = random.floats(n);
+        for (float& value : x) value -= 100.0f;  // a lane filled with zero would win
+        for (int64_t at : {int64_t{0}, n / 2, n - 1}) {
+            const float kept = x[static_cast<size_t>(at)];
+            x[static_cast<size_t>(at)] = -50.0f;
+            CHECK(table.rows.maximum(x.data(), n) == -50.0f, "%s n = %lld, largest at %lld", table.name, (long long)n,
+                  (long long)at);
+            x[static_cast<size_t>(at)] = kept;
+        }
+    });
+}
+
+TEST(row_exp_sum) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        auto x = random.floats(n + 1, 8.0f);
+        x[static_cast<size_t>(n)] = kGuard;
+        x[static_cast<size_t>(n / 3)] = -1e30f;  // a masked score
+        const float shift = kReferenceKernels.rows.maximum(x.data(), n);
+        const auto start = x;
+        const double got = static_cast<double>(table.rows.exp_sum(x.data(), shift, n));
+        double sum = 0.0;
+        for (int64_t i = 0; i < n; ++i) {
+            const double wanted = std::exp(static_cast<double>(start[static_cast<size_t>(i)] - shift));
+            const double value = static_cast<double>(x[static_cast<size_t>(i)]);
+            // Reducing an argument as large as 87 costs its rounding, besides that of the polynomial.
+            const double tolerance = 8 * kRounding * wanted + 1e-37;
+            CHECK(std::fabs(value - wanted) <= tolerance, "%s n = %lld: exp %.9g, expected %.9g", table.name,
+                  (long long)n, value, wanted);
+            sum += wanted;
+        }
+        CHECK(std::fabs(got - sum) <= static_cast<double>(n + 8) * kRounding * sum,
+              "%s n = %lld: sum %.9g, expected %.9g", table.name, (long long)n, got, sum);
+        CHECK(x[static_cast<size_t>(n)] == kGuard, "%s n = %lld writes past its row", table.name, (long long)n);
+    });
+}
+
+TEST(row_exp_keeps_what_is_no_number) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        auto x = random.floats(n);
+        x[static_cast<size_t>(n / 2)] = NAN;
+        const float sum = table.rows.exp_sum(x.data(), 1.0f, n);
+        CHECK(std::isnan(sum) && std::isnan(x[static_cast<size_t>(n / 2)]), "%s n = %lld: a NaN became %g, the sum %g",
+              table.name, (long long)n, static_cast<double>(x[static_cast<size_t>(n / 2)]), static_cast<double>(sum));
+    });
+}
+
+// Below exp(-87), where float32 ends, the fast exponential is 0 or exp(-88); times a value of some hundred.
+constexpr double kVanishing = 1e-35;
+
+// Rows whose every value must equal the reference's within `roundings` of itself, and that must not be overrun.
+void check_row(const char* what, const KernelTable& table, int64_t n, const std::vector<float>& got,
+               const std::vector<float>& wanted, const std::vector<double>& sizes, double roundings) {
+    for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
+        const double difference = std::fabs(static_cast<double>(got[i]) - static_cast<double>(wanted[i]));
+        CHECK(difference <= roundings * kRounding * sizes[i] + kVanishing, "%s %s n = %lld [%zu]: %.9g, expected %.9g",
+              table.name, what, (long long)n, i, static_cast<double>(got[i]), static_cast<double>(wanted[i]));
+    }
+    CHECK(got[static_cast<size_t>(n)] == kGuard, "%s %s n = %lld writes past its row", table.name, what, (long long)n);
+}
+
+std::vector<float> guarded(std::vector<float> row) {
+    row.push_back(kGuard);
+    return row;
+}
+
+TEST(row_axpy_scale_multiply) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        const auto x = random.floats(n), w = random.floats(n), y = random.floats(n);
+        std::vector<double> sizes(static_cast<size_t>(n));
+        for (size_t i = 0; i < sizes.size(); ++i) {
+            sizes[i] = std::fabs(static_cast<double>(y[i])) +
+                       2.0 * std::fabs(static_cast<double>(x[i]) * (1.0 + std::fabs(static_cast<double>(w[i]))));
+        }
+        auto got = guarded(y), wanted = guarded(y);
+        table.rows.axpy(1.7f, x.data(), got.data(), n);
+        kReferenceKernels.rows.axpy(1.7f, x.data(), wanted.data(), n);
+        check_row("axpy", table, n, got, wanted, sizes, 2);
+        table.rows.scale(-0.3f, got.data(), n);
+        kReferenceKernels.rows.scale(-0.3f, wanted.data(), n);
+        check_row("scale", table, n, got, wanted, sizes, 3);
+        table.rows.multiply(1.9f, x.data(), w.data(), got.data(), n);
+        kReferenceKernels.rows.multiply(1.9f, x.data(), w.data(), wanted.data(), n);
+        check_row("multiply", table, n, got, wanted, sizes, 2);
+    });
+}
+
+TEST(row_silu_multiply) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        auto gate = random.floats(n, 4.0f);
+        const auto up = random.floats(n);
+        const float extremes[] = {0.0f, 200.0f, -200.0f, 87.5f, -87.5f, 1e-30f};
+        for (size_t i = 0; i < 6 && i < gate.size(); ++i) gate[(7 * i) % gate.size()] = extremes[i];
+        std::vector<double> sizes(static_cast<size_t>(n));
+        for (size_t i = 0; i < sizes.size(); ++i) {
+            const double z = static_cast<double>(gate[i]);
+            sizes[i] = std::fabs(z / (1.0 + std::exp(-z)) * static_cast<double>(up[i]));
+        }
+        auto got = guarded(up), wanted = guarded(up);
+        table.rows.silu_multiply(gate.data(), up.data(), got.data(), n);
+        kReferenceKernels.rows.silu_multiply(gate.data(), up.data(), wanted.data(), n);
+        check_row("silu_multiply", table, n, got, wanted, sizes, 24);
+    });
+}
+
+TEST(row_silu_multiply_backward) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        const auto gate = random.floats(n, 4.0f), up = random.floats(n), dout = random.floats(n);
+        std::vector<double> gate_sizes(static_cast<size_t>(n)), up_sizes(static_cast<size_t>(n));
+        for (size_t i = 0; i < gate_sizes.size(); ++i) {
+            const double z = static_cast<double>(gate[i]), d = static_cast<double>(dout[i]);
+            const double s = 1.0 / (1.0 + std::exp(-z));
+            gate_sizes[i] = std::fabs(d * static_cast<double>(up[i])) * s * (1.0 + std::fabs(z) * (1.0 + s));
+            up_sizes[i] = std::fabs(d * z * s);
+        }
+        auto wanted_gate = guarded(dout), wanted_up = guarded(dout);
+        kReferenceKernels.rows.silu_multiply_backward(gate.data(), up.data(), dout.data(), wanted_gate.data(),
+                                                      wanted_up.data(), n);
+        for (int overlap = 0; overlap < 3; ++overlap) {  // nothing, dgate or dup is the array that holds dout
+            auto got_gate = guarded(dout), got_up = guarded(dout);
+            const float* in = overlap == 1 ? got_gate.data() : overlap == 2 ? got_up.data() : dout.data();
+            table.rows.silu_multiply_backward(gate.data(), up.data(), in, got_gate.data(), got_up.data(), n);
+            check_row("silu_multiply_backward dgate", table, n, got_gate, wanted_gate, gate_sizes, 32);
+            check_row("silu_multiply_backward dup", table, n, got_up, wanted_up, up_sizes, 32);
+        }
+    });
+}
+
+TEST(row_dropout) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        const auto x = random.floats(n);
+        for (const uint64_t key : {uint64_t{0}, uint64_t{1}, uint64_t{0x123456789ABCDEF0}, ~uint64_t{0}}) {
+            for (const uint32_t threshold : {0u, 429496730u, 0x80000000u, 0xFFFFFFFFu}) {
+                auto got = guarded(x), wanted = guarded(x);
+                table.rows.dropout(x.data(), key, threshold, 1.25f, got.data(), n);
+                kReferenceKernels.rows.dropout(x.data(), key, threshold, 1.25f, wanted.data(), n);
+                CHECK(got == wanted, "%s n = %lld, threshold %u: another mask", table.name, (long long)n, threshold);
+            }
+        }
+    });
+}
+
+// The mask keeps the share that it should, and neither neighbours nor rows of neighbouring keys go together.
+TEST(dropout_masks_are_independent) {
+    constexpr int64_t kValues = 1024, kKeys = 512;
+    const std::vector<float> ones(kValues, 1.0f);
+    std::vector<float> row(kValues), previous(kValues);
+    double kept = 0, beside = 0, above = 0;
+    for (uint64_t key = 0; key < kKeys; ++key) {
+        kReferenceKernels.rows.dropout(ones.data(), key, 0x80000000u, 1.0f, row.data(), kValues);
+        for (size_t i = 0; i < kValues; ++i) {
+            kept += static_cast<double>(row[i]);
+            if (i > 0) beside += static_cast<double>(row[i] == row[i - 1]);
+            if (key > 0) above += static_cast<double>(row[i] == previous[i]);
+        }
+        previous = row;
+    }
+    const double n = kValues * kKeys, deviation = 0.5 * std::sqrt(n);
+    CHECK(std::fabs(kept - n / 2) < 5 * deviation, "%g of %g kept", kept, n);
+    CHECK(std::fabs(beside - (n - kKeys) / 2) < 5 * deviation, "%g of %g neighbours are equal", beside, n);
+    CHECK(std::fabs(above - (n - kValues) / 2) < 5 * deviation, "%g of %g values equal those of the next key", above,
+          n);
+}
+
+}  // namespace

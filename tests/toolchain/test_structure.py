@@ -1,0 +1,118 @@
+"""The rules of the code's structure: imports run one way, names say what is inside, files and functions stay short."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "cpuft"
+# Each row may import from its own and from the rows above it. A new room must be given its place here.
+LAYERS = (
+    {"errors", "files", "config", "config_file", "demo"},
+    {"toolchain", "engine"},
+    {"models", "data"},
+    {"train", "backends"},
+    {"roles"},
+    {"synth", "evaluate"},
+    {"deploy", "feedback"},
+    {"cli"},
+)
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "other", "shared"}
+PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
+NATIVE_FILES = sorted(file for file in (PACKAGE / "native").rglob("*") if file.suffix in (".cpp", ".h"))
+
+MAX_PYTHON_LINES = 400
+MAX_NATIVE_LINES = 500
+MAX_FUNCTION_LINES = 100
+MAX_COMMAND_LINES = 25
+
+
+def test_imports_run_one_way() -> None:
+    height = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+    faults = [
+        f"{file.relative_to(ROOT)} imports cpuft.{target}, which lies above it"
+        for file in PYTHON_FILES
+        if (room := _room(file)) is not None
+        for target in _imported_rooms(file)
+        if height[target] > height[room]
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_every_room_has_a_layer() -> None:
+    known = set().union(*LAYERS)
+    assert {room for file in PYTHON_FILES if (room := _room(file))} <= known
+
+
+def test_no_room_is_a_drawer_for_odds_and_ends() -> None:
+    names = [path for path in [*PACKAGE.rglob("*"), *(ROOT / "tests").rglob("*")] if "__pycache__" not in path.parts]
+    assert not [path for path in names if path.stem.lower() in FORBIDDEN_NAMES]
+
+
+@pytest.mark.parametrize(("files", "limit"), [(PYTHON_FILES, MAX_PYTHON_LINES), (NATIVE_FILES, MAX_NATIVE_LINES)])
+def test_files_are_short(files: list[Path], limit: int) -> None:
+    lengths = {file.relative_to(ROOT).as_posix(): len(file.read_text().splitlines()) for file in files}
+    assert not {name: length for name, length in lengths.items() if length > limit}
+
+
+def test_functions_are_short() -> None:
+    faults = [
+        f"{file.relative_to(ROOT)}:{function.lineno} {function.name}"
+        for file in PYTHON_FILES
+        for function in _functions(file)
+        if _length(function) > (MAX_COMMAND_LINES if _is_command(function) else MAX_FUNCTION_LINES)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_every_file_says_what_it_is() -> None:
+    files = [*PYTHON_FILES, *sorted((ROOT / "tests").rglob("*.py"))]
+    bare = [file for file in files if ast.get_docstring(ast.parse(file.read_text())) is None]
+    assert bare == []
+
+
+def _room(file: Path) -> str | None:
+    """Return the room of a file of the package; None for the package's own __init__ and __main__."""
+    name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return None if name.startswith("__") else name
+
+
+def _imported_rooms(file: Path) -> Iterator[str]:
+    """Yield the rooms that a file imports from, wherever in the file the import stands."""
+    package = file.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            modules = [f"{module}.{alias.name}" for alias in node.names]
+        for module in modules:
+            parts = module.split(".")
+            if parts[0] == "cpuft" and len(parts) > 1 and _is_room(parts[1]):
+                yield parts[1]
+
+
+def _is_room(name: str) -> bool:
+    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
+
+
+def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    decorators = (ast.unparse(decorator) for decorator in function.decorator_list)
+    return any(".command(" in decorator for decorator in decorators)
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function without its docstring, which is what a command's help page is made of."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0

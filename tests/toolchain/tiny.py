@@ -1,0 +1,152 @@
+"""A checkout that builds for real in seconds: this package with a one-line engine and a llama.cpp of one-line parts."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from tests.conftest import ROOT
+
+LIBRARIES = ("llama", "ggml", "ggml-cpu", "ggml-base")
+TOOLS = ("llama-server", "llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench")
+
+# Stands before the real compiler: notes what it is asked to compile and, on request, takes its time.
+COMPILER = """#!/bin/sh
+for argument; do
+    if [ "$argument" = -c ]; then
+        echo "$*" >> "{log}"
+        sleep "${{COMPILER_SECONDS:-0}}"
+    fi
+done
+exec {compiler} "$@"
+"""
+
+
+@dataclass
+class TinyCheckout:
+    """Its own package, llama.cpp tree, cache and compilers, all below `directory`."""
+
+    directory: Path
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.project = self.directory / "project"
+        self.llama = self.directory / "llama.cpp"
+        self.cache = self.directory / "cache"
+        self.compiled = self.directory / "compiled.log"
+        _write_project(self.project)
+        _write_llama(self.llama)
+        compilers = {"CC": "cc", "CXX": "c++"}
+        for variable, name in compilers.items():
+            self._write_compiler(name, os.environ.get(variable, name))
+        self.environment = {
+            **os.environ,
+            **{variable: str(self.directory / name) for variable, name in compilers.items()},
+            "CPUFT_CACHE": str(self.cache),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            # Whatever index this machine uses, these tests reach none but what they set themselves.
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": "",
+            "PIP_CONFIG_FILE": os.devnull,
+        }
+
+    def _write_compiler(self, name: str, real: str) -> None:
+        script = self.directory / name
+        script.write_text(COMPILER.format(log=self.compiled, compiler=shutil.which(real)))
+        script.chmod(0o755)
+
+    def compiled_files(self) -> list[str]:
+        """Return the sources compiled so far, each as often as it was compiled."""
+        lines = self.compiled.read_text().splitlines() if self.compiled.exists() else []
+        ours = (line for line in lines if "CMakeFiles/CMakeScratch" not in line and "CMakeFiles/3" not in line)
+        sources = (word for line in ours for word in line.split() if word.endswith((".c", ".cpp")))
+        return sorted(Path(source).name for source in sources if Path(source).parent.name in ("llama.cpp", "native"))
+
+    def command(self, *args: str | Path, **environment: str) -> "subprocess.Popen[str]":
+        """Start `cpuft ARGS` in this checkout."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cpuft", *map(str, args)],
+            cwd=self.project,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *args: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run `cpuft ARGS` in this checkout to its end."""
+        process = self.command(*args, **environment)
+        output, errors = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(args, process.returncode, output, errors)
+
+    def locate(self) -> "subprocess.CompletedProcess[str]":
+        """Ask this checkout's own `toolchain.locate` for the engine; an error is its last line on stderr."""
+        code = "from cpuft import toolchain; print(toolchain.locate().engine_library)"
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.project, env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def write_lock(self, archive: Path, *, sha256: str | None = None) -> None:
+        """Lock this checkout to the source distribution `archive`."""
+        lock = {
+            "package": "tiny-llama",
+            "version": "1.0",
+            "sha256": sha256 or hashlib.sha256(archive.read_bytes()).hexdigest(),
+            "path": "vendor/llama.cpp",
+        }
+        (self.project / "vendor" / "llama.cpp.lock").write_text(yaml.safe_dump(lock))
+
+    def pack(self) -> Path:
+        """Return a source distribution that carries the tiny llama.cpp."""
+        root = self.directory / "tiny_llama-1.0"
+        shutil.copytree(self.llama, root / "vendor" / "llama.cpp")
+        (root / "pyproject.toml").write_text(
+            '[build-system]\nrequires = ["scikit-build-core"]\nbuild-backend = "scikit_build_core.build"\n'
+            '[project]\nname = "tiny-llama"\nversion = "1.0"\n'
+        )
+        (root / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tiny-llama\nVersion: 1.0\n")
+        index = self.directory / "index"
+        index.mkdir()
+        archive = index / "tiny_llama-1.0.tar.gz"
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(root, arcname=root.name)
+        return archive
+
+
+def _write_project(project: Path) -> None:
+    shutil.copytree(ROOT / "cpuft", project / "cpuft", ignore=shutil.ignore_patterns("native", "demo", "__pycache__"))
+    (project / "vendor").mkdir()
+    shutil.copy(ROOT / "vendor" / "llama.cpp.lock", project / "vendor")
+    shutil.copy(ROOT / "CMakeLists.txt", project)
+    native = project / "cpuft" / "native"
+    native.mkdir()
+    (native / "CMakeLists.txt").write_text(
+        "add_library(cpuft_native SHARED engine.cpp)\n"
+        "target_link_libraries(cpuft_native PRIVATE cpuft_llama)\n"
+        "set_target_properties(cpuft_native PROPERTIES OUTPUT_NAME cpuft)\n"
+    )
+    (native / "engine.cpp").write_text('extern "C" int cpuft_answer() { return 42; }\n')
+
+
+def _write_llama(llama: Path) -> None:
+    for folder in ("include", "ggml/include"):
+        (llama / folder).mkdir(parents=True)
+    (llama / "include" / "llama.h").touch()
+    lines = ["cmake_minimum_required(VERSION 3.24)", "project(tiny LANGUAGES C CXX)"]
+    lines += [f"set(CMAKE_{kind}_OUTPUT_DIRECTORY ${{CMAKE_BINARY_DIR}}/bin)" for kind in ("LIBRARY", "RUNTIME")]
+    for name in LIBRARIES:
+        (llama / f"{name}.c").write_text(f"int {name.replace('-', '_')}(void) {{ return 0; }}\n")
+        lines.append(f"add_library({name} SHARED {name}.c)")
+    lines.append("target_link_libraries(llama PRIVATE ggml ggml-cpu ggml-base)")
+    for name in TOOLS:
+        (llama / f"{name}.cpp").write_text("int main() { return 0; }\n")
+        lines += [f"add_executable({name} {name}.cpp)", f"target_link_libraries({name} PRIVATE llama)"]
+    (llama / "CMakeLists.txt").write_text("\n".join(lines) + "\n")

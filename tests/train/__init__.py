@@ -1,0 +1,1 @@
+"""The configuration, the files and the training loop."""
