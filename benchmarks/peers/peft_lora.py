@@ -1,0 +1,71 @@
+"""The peer's side of train_throughput.py: a LoRA step of transformers + PEFT on random weights. One JSON line.
+
+Usage: python peft_lora.py '{"architecture": "qwen2", "n_embd": 896, ..., "dtype": "bfloat16", "tokens": 512}'
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def build(settings: dict[str, Any]) -> Any:
+    """The model with random weights, made in its final type so that nothing larger ever existed."""
+    kinds: dict[str, Any] = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+    make_config, make_model = kinds[settings["architecture"]]
+    config = make_config(
+        vocab_size=settings["n_vocab"],
+        hidden_size=settings["n_embd"],
+        intermediate_size=settings["n_ff"],
+        num_hidden_layers=settings["n_layer"],
+        num_attention_heads=settings["n_head"],
+        num_key_value_heads=settings["n_head_kv"],
+        head_dim=settings["head_size"],
+        max_position_embeddings=settings["n_context"],
+        rms_norm_eps=settings["rms_epsilon"],
+        tie_word_embeddings=settings["tied"],
+        rope_parameters={"rope_type": "default", "rope_theta": settings["rope_base"]},
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    torch.set_default_dtype(getattr(torch, settings["dtype"]))
+    model = make_model(config)
+    torch.set_default_dtype(torch.float32)
+    if settings["checkpointing"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    lora = LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], target_modules=TARGETS, task_type="CAUSAL_LM")
+    return get_peft_model(model, lora).train()
+
+
+def main() -> None:
+    """Run a warm-up and the repeats; print tokens per second and peak memory."""
+    settings = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    model = build(settings)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    tokens = torch.randint(0, settings["n_vocab"], (1, settings["tokens"]))
+    seconds = []
+    for _ in range(settings["repeats"] + 1):
+        start = time.perf_counter()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6
+    tok_s = settings["tokens"] / statistics.median(seconds[1:])
+    print(json.dumps({"tok_s": tok_s, "peak_rss_mb": peak_rss, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
