@@ -2,14 +2,14 @@
 //
 //   peak ISA PRECISION THREADS     (avx512bf16 bf16, avx512 f32, avx2 f32)
 // prints operations a second; a multiply-add is two.
+#include <immintrin.h>
+
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
-
-#include <immintrin.h>
 
 namespace {
 
