@@ -56,5 +56,5 @@ $(INSTALLED_DEV): $(INSTALLED)
 
 $(PEERS)/.installed:
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 transformers peft numpy gguf sentencepiece
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 transformers==5.24.0 peft==0.21.2 numpy gguf sentencepiece
 	@touch $@

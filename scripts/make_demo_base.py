@@ -3,7 +3,7 @@
     python scripts/make_demo_base.py examples
     python scripts/make_demo_base.py base --work DIR --quantizer llama-quantize
 
-`base` needs PyTorch and SentencePiece and about half an hour of one core; it keeps its tokenizer and its checkpoints in
+`base` needs PyTorch and SentencePiece and about forty minutes of two cores; it keeps its tokenizer and its checkpoints in
 DIR and continues from them. `llama-quantize` is the one that `cpuft build` compiles. All text is made by
 scripts/demo_base from a fixed seed; nothing is downloaded.
 """
@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 SEED = 1
 TOKENIZER_CONVERSATIONS = 20_000
+THREADS = 2  # fixed, because the order of the sums, and so the weights, depends on it
 
 
 def make_examples(folder: Path) -> None:
@@ -37,7 +38,7 @@ def make_base(folder: Path, work: Path, quantizer: Path) -> None:
 
     from scripts.demo_base import export, network, pretrain, tokenizer
 
-    torch.set_num_threads(1)  # with more, the sums and so the weights would depend on the machine
+    torch.set_num_threads(THREADS)
     work.mkdir(parents=True, exist_ok=True)
     shape, pieces = network.Shape(), work / "tokenizer.model"
     if not pieces.exists():

@@ -1,4 +1,4 @@
-"""Trains the base model on the corpus, one thread, in checkpoints that a later call continues."""
+"""Trains the base model on the corpus, in checkpoints that a later call continues."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Encoded = tuple[list[int], list[bool]]  # tokens, and which of them are supervis
 class Schedule:
     """How long and how fast: warm-up, plateau, then a linear decay to zero over the last `decay` of the steps."""
 
-    steps: int = 1200
+    steps: int = 2400
     tokens_per_step: int = 4096
     warmup: int = 30
     decay: float = 0.5
@@ -65,10 +65,9 @@ def loss_sum(parameters: Parameters, shape: Shape, batch: Sequence[Encoded]) -> 
     for row, (ids, supervised) in enumerate(batch):
         tokens[row, : len(ids)] = torch.tensor(ids)
         targets[row, : len(ids)] = torch.tensor(supervised)
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = hidden_states(parameters, shape, tokens[:, :-1])
-        scores = logits(parameters, hidden[targets[:, 1:]])
-    return F.cross_entropy(scores.float(), tokens[:, 1:][targets[:, 1:]], reduction="sum"), int(targets[:, 1:].sum())
+    hidden = hidden_states(parameters, shape, tokens[:, :-1])
+    scores = logits(parameters, hidden[targets[:, 1:]])
+    return F.cross_entropy(scores, tokens[:, 1:][targets[:, 1:]], reduction="sum"), int(targets[:, 1:].sum())
 
 
 def pretrain(
