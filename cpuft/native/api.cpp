@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "adapter.h"
 #include "compute.h"
@@ -21,8 +22,10 @@
 using namespace cpuft;
 
 struct cpuft_engine {
-    cpuft_engine(const char* path, int n_threads, const KernelTable& kernels, bool bf16)
-        : model(path), compute(n_threads, kernels, bf16), transformer(model, compute) {}
+    cpuft_engine(const char* path, int n_threads, const KernelTable& kernels, Precision precision)
+        : model(path), compute(n_threads, kernels, precision), transformer(model, compute) {
+        if (precision == Precision::kInt8) model.measure_rows(compute);
+    }
 
     Adapter& trained_adapter() {
         if (!adapter) refuse("the engine has no adapter yet; call cpuft_adapter_init first");
@@ -83,13 +86,26 @@ int thread_count(int32_t n_threads) {
     return n_threads == 0 ? available_cpus() : n_threads;
 }
 
-bool wants_bf16(const char* precision, const KernelTable& kernels) {
-    if (precision == nullptr) return kernels.bf16 != nullptr;
-    if (std::strcmp(precision, "f32") == 0) return false;
-    if (std::strcmp(precision, "bf16") != 0) refuse("unknown precision \"%s\"; expected f32 or bf16", precision);
-    if (kernels.bf16 == nullptr)
-        refuse("precision bf16 needs a CPU with AVX-512-BF16; isa \"%s\" has f32", kernels.name);
-    return true;
+constexpr std::pair<const char*, Precision> kPrecisions[] = {
+    {"f32", Precision::kF32}, {"bf16", Precision::kBf16}, {"int8", Precision::kInt8}};
+
+Precision find_precision(const char* name, const KernelTable& kernels) {
+    if (name == nullptr) return Precision::kBf16;
+    for (const auto& [known, precision] : kPrecisions) {
+        if (std::strcmp(name, known) != 0) continue;
+        if (precision == Precision::kInt8 && kernels.int8 == nullptr)
+            refuse("precision int8 needs a CPU with AVX-VNNI or AVX-512-VNNI; isa \"%s\" has f32 and bf16",
+                   kernels.name);
+        return precision;
+    }
+    refuse("unknown precision \"%s\"; expected f32, bf16 or int8", name);
+}
+
+const char* name_of(Precision precision) {
+    for (const auto& [name, known] : kPrecisions) {
+        if (known == precision) return name;
+    }
+    return "";
 }
 
 MicroBatch micro_batch(const int32_t* tokens, const uint8_t* supervised, const int64_t* lengths, int64_t n_sequences,
@@ -110,10 +126,11 @@ cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, co
         require(path != nullptr && engine != nullptr, "path and engine must not be null");
         const char* chosen = isa != nullptr ? isa : std::getenv("CPUFT_ISA");
         const KernelTable& kernels = select_kernels(chosen != nullptr && *chosen != '\0' ? chosen : nullptr);
-        const bool bf16 = wants_bf16(precision, kernels);
-        auto opened = std::make_unique<cpuft_engine>(path, thread_count(n_threads), kernels, bf16);
+        const Precision chosen_precision = find_precision(precision, kernels);
+        auto opened = std::make_unique<cpuft_engine>(path, thread_count(n_threads), kernels, chosen_precision);
         opened->description = "{" + opened->model.describe() + ", \"isa\": \"" + kernels.name +
-                              "\", \"precision\": \"" + (bf16 ? "bf16" : "f32") +
+                              "\", \"precision\": \"" + name_of(chosen_precision) + "\", \"kernel\": \"" +
+                              opened->compute.weight_gemm.name +
                               "\", \"n_threads\": " + std::to_string(opened->compute.pool.size()) + "}";
         *engine = opened.release();
     });

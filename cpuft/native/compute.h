@@ -10,11 +10,20 @@
 
 namespace cpuft {
 
+// How far values may be rounded on their way into a matrix product and between forward and backward pass.
+enum class Precision {
+    kF32,   // not at all
+    kBf16,  // to bfloat16, where that is faster (products) or smaller (activations that are kept)
+    kInt8,  // and to int8 in products with base weights
+};
+
 struct Compute {
-    Compute(int n_threads, const KernelTable& table, bool bf16)
+    Compute(int n_threads, const KernelTable& table, Precision precision)
         : pool(n_threads),
           kernels(table),
-          gemm(bf16 ? *table.bf16 : table.f32),
+          precision(precision),
+          gemm(precision != Precision::kF32 && table.bf16 != nullptr ? *table.bf16 : table.f32),
+          weight_gemm(precision == Precision::kInt8 ? *table.int8 : gemm),
           scratch(static_cast<size_t>(pool.size())) {}
 
     // Calls row(t, thread) for every t in [0, n_rows), in runs long enough to be worth handing out.
@@ -36,7 +45,10 @@ struct Compute {
 
     ThreadPool pool;
     const KernelTable& kernels;
-    const GemmKernel& gemm;  // for all matrix products; its sums are float32
+    const Precision precision;
+    // Sums of all matrix products are float32 (int8: int32 within a block). weight_gemm serves products with base weights,
+    // gemm all others: attention, and the adapter's own products and gradients.
+    const GemmKernel &gemm, &weight_gemm;
     std::vector<Scratch> scratch;
 };
 

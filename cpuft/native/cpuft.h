@@ -63,17 +63,19 @@ CPUFT_API const char* cpuft_last_error(void);
 
 /* path:      a GGUF file of a known architecture.
  * n_threads: worker threads, >= 1; 0 takes every CPU this process may run on.
- * isa:       "reference", "avx2", "avx512", "avx512bf16" or NULL for the best this CPU has. Environment variable
- *            CPUFT_ISA, where set, stands in for NULL.
- * precision: of the matrix products: "f32", "bf16" or NULL (bf16 where the CPU multiplies it
- *            natively, else f32). Everything else is float32, sums of losses float64.
+ * isa:       "reference", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16" or NULL for the fastest this CPU has.
+ *            Environment variable CPUFT_ISA, where set, stands in for NULL.
+ * precision: how far values are rounded. "f32": not at all. "bf16": to bfloat16, in matrix products where the CPU
+ *            multiplies it fast, and in the activations that are kept for the backward pass. "int8": also to int8, with a
+ *            scale for every 256 values, in products with base weights; the adapter's own products and gradients stay as
+ *            with bf16. NULL: bf16. Sums, norms, softmax and the optimizer are float32, sums of losses float64.
  * engine:    out; owned by the caller until cpuft_close. */
 CPUFT_API cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, const char* precision,
                                   cpuft_engine** engine);
 CPUFT_API void cpuft_close(cpuft_engine* engine);
 
 /* A JSON object: architecture, n_layer, n_embd, n_ff, n_head, n_head_kv, head_size, n_vocab, n_ctx_train, n_params,
- * tied_head, isa, precision, n_threads, weight_bytes. Lives as long as the engine. */
+ * tied_head, isa, precision, kernel, n_threads, weight_bytes. Lives as long as the engine. */
 CPUFT_API const char* cpuft_describe(const cpuft_engine* engine);
 
 /* ---- Tokenizer (the model's own, run by llama.cpp) -------------------------------------------------------------- */

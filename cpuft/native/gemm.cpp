@@ -1,16 +1,16 @@
 #include "gemm.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "formats.h"
+#include "kernels/int8_format.h"
 
 namespace cpuft {
 
 namespace {
 
-// Depth of a panel. A multiple of 256, ggml's largest block of weights. A slab of 256 x 32 takes 16 KiB in bf16, half of
-// an L1 cache, and a task's 512 rows of A 256 KiB, a quarter of an L2.
-constexpr int64_t kDepth = 256;
 // Columns of a task. For A W they are values within rows of W, so again a multiple of 256.
 constexpr int64_t kColumnsTransposed = 128;
 constexpr int64_t kColumnsPlain = 256;
@@ -21,25 +21,36 @@ constexpr int64_t kStridePadding = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int64_t l1_data_cache() {
+    constexpr int64_t kUsual = 32 << 10;
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    const int64_t size = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+    if (size > 0) return size;
+#endif
+    return kUsual;
+}
+
 const void* row_of(const Matrix& w, int64_t row) {
     return static_cast<const char*>(w.data) + row * static_cast<int64_t>(ggml_row_size(w.type, w.cols));
 }
 
-int64_t slab_bytes(const GemmKernel& kernel, int64_t depth) {
-    return ceil_div(depth, kernel.kr) * kernel.kr * kernel.nr * static_cast<int64_t>(kernel.element_size);
+// How many slabs of B an L1 cache holds beside a panel of A and a tile of C: so many tiles share one reading of A.
+int64_t slabs_in_l1(const GemmKernel& kernel) {
+    static const int64_t budget = l1_data_cache() * 3 / 4;
+    return std::max<int64_t>(1, budget / kernel.b_bytes(kBlockDepth));
 }
 
 // Packs B = W^T: columns [n0, n0 + n) are rows of W, depth [k0, k0 + k) runs along them.
 void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
                      int64_t k, Compute::Scratch& scratch, char* panel) {
-    for (int64_t j0 = 0; j0 < n; j0 += kernel.nr, panel += slab_bytes(kernel, k)) {
+    for (int64_t j0 = 0; j0 < n; j0 += kernel.nr, panel += kernel.b_bytes(k)) {
         const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
         if (w.type == GGML_TYPE_F32) {
             kernel.pack_b_transposed(static_cast<const float*>(w.data) + (n0 + j0) * w.cols + k0, w.cols, k, columns,
                                      panel);
             continue;
         }
-        const int64_t stride = kDepth + kStridePadding;
+        const int64_t stride = kBlockDepth + kStridePadding;
         float* values = scratch.values.reserve(kernel.nr * stride);
         for (int j = 0; j < columns; ++j)
             dequantize_segment(reader, w.type, row_of(w, n0 + j0 + j), k0, k, values + j * stride);
@@ -64,10 +75,11 @@ void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, 
                 dequantize_segment(reader, w.type, row_of(w, k0 + p0 + p), n0, n, values + p * stride);
             strip = values;
         }
-        const int64_t offset = p0 * kernel.nr * static_cast<int64_t>(kernel.element_size);
+        const float* row_scale = w.row_scale == nullptr ? nullptr : w.row_scale + k0 + p0;
         for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
             const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-            kernel.pack_b(strip + j0, stride, depth, columns, panel + j0 / kernel.nr * slab_bytes(kernel, k) + offset);
+            kernel.pack_b(strip + j0, stride, row_scale, p0, depth, columns,
+                          panel + j0 / kernel.nr * kernel.b_bytes(k));
         }
     }
 }
@@ -94,18 +106,21 @@ void run_block(const Product& product, int64_t i0, int64_t i1, int64_t n0, int64
         }
         accumulate = true;
     }
-    char* panel = scratch.panel.reserve(slab_bytes(kernel, kDepth) * ceil_div(kColumnsPlain, kernel.nr));
-    for (int64_t k0 = 0; k0 < depth; k0 += kDepth, accumulate = true) {
-        const int64_t k = std::min(kDepth, depth - k0);
+    char* panel = scratch.panel.reserve(kernel.b_bytes(kBlockDepth) * ceil_div(kColumnsPlain, kernel.nr));
+    for (int64_t k0 = 0; k0 < depth; k0 += kBlockDepth, accumulate = true) {
+        const int64_t k = std::min(kBlockDepth, depth - k0);
         (product.transposed ? fill_transposed : fill_plain)(kernel, product.w, product.reader, n0, n, k0, k, scratch,
                                                             panel);
-        for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
-            const char* slab = panel + j0 / kernel.nr * slab_bytes(kernel, k);
-            const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
+        const int64_t group = kernel.nr * slabs_in_l1(kernel);
+        for (int64_t first = 0; first < n; first += group) {
             for (int64_t i = i0; i < i1; ++i) {
                 const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i * kernel.mr));
-                kernel.tile(k, product.a.at(i, k0), slab, product.c + i * kernel.mr * product.n + n0 + j0, product.n,
-                            rows, columns, accumulate);
+                float* c = product.c + i * kernel.mr * product.n + n0;
+                for (int64_t j0 = first; j0 < std::min(n, first + group); j0 += kernel.nr) {
+                    const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
+                    kernel.tile(k, product.a.at(i, k0), panel + j0 / kernel.nr * kernel.b_bytes(k), c + j0, product.n,
+                                rows, columns, accumulate);
+                }
             }
         }
     }
@@ -130,18 +145,29 @@ void run(Compute& compute, const Product& product) {
 }  // namespace
 
 void PackedRows::pack(Compute& compute, const GemmKernel& kernel, const float* source, int64_t row_stride,
-                      int64_t column_stride, int64_t m, int64_t k) {
+                      int64_t column_stride, int64_t m, int64_t k, const float* depth_scale) {
     kernel_ = &kernel;
     m_ = m;
     k_ = k;
-    panel_values_ = ceil_div(k, kernel.kr) * kernel.kr * kernel.mr;
+    panel_bytes_ = kernel.a_bytes(k);
     const int64_t n_panels = ceil_div(m, kernel.mr);
-    char* data = data_.reserve(n_panels * panel_values_ * static_cast<int64_t>(kernel.element_size));
+    char* data = data_.reserve(n_panels * panel_bytes_);
     compute.pool.parallel_for(n_panels, [&](int64_t i, int) {
         const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i * kernel.mr));
-        kernel.pack_a(source + i * kernel.mr * row_stride, row_stride, column_stride, rows, k,
-                      data + i * panel_values_ * static_cast<int64_t>(kernel.element_size));
+        kernel.pack_a(source + i * kernel.mr * row_stride, row_stride, column_stride, depth_scale, rows, k,
+                      data + i * panel_bytes_);
     });
+}
+
+std::vector<float> row_scales(Compute& compute, const Matrix& w) {
+    std::vector<float> scales(static_cast<size_t>(w.rows));
+    const WeightReader reader = weight_reader(compute.kernels, w.type);
+    compute.for_rows(w.rows, [&](int64_t row, int thread) {
+        float* values = compute.scratch[static_cast<size_t>(thread)].values.reserve(w.cols);
+        dequantize_segment(reader, w.type, row_of(w, row), 0, w.cols, values);
+        scales[static_cast<size_t>(row)] = int8_scale(compute.kernels.rows.largest_magnitude(values, w.cols));
+    });
+    return scales;
 }
 
 void multiply_transposed(Compute& compute, const PackedRows& a, const Matrix& w, const float* bias, bool accumulate,

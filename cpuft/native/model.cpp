@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "formats.h"
+#include "gemm.h"
 
 namespace cpuft {
 
@@ -174,6 +175,17 @@ Model::Model(const std::string& path)
     for (int64_t layer = 0; layer < dims.n_layer; ++layer) layers.push_back(read_layer(layer, dims, tensors));
     tensors.refuse_unknown();
     for (const auto& [name, matrix] : file.tensors()) n_params += matrix.rows * matrix.cols;
+}
+
+void Model::measure_rows(Compute& compute) {
+    head_row_scale = row_scales(compute, head);
+    head.row_scale = head_row_scale.data();
+    for (LayerWeights& layer : layers) {
+        for (LinearWeights& linear : layer.linears) {
+            linear.row_scale = row_scales(compute, linear.weight);
+            linear.weight.row_scale = linear.row_scale.data();
+        }
+    }
 }
 
 std::string Model::describe() const {

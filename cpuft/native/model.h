@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "architecture.h"
+#include "compute.h"
 #include "cpuft.h"
 #include "gguf_file.h"
 
@@ -29,8 +30,9 @@ struct RopeFacts {
 };
 
 struct LinearWeights {
-    Matrix weight;            // (n_out, n_in), quantized, in the mapping
-    std::vector<float> bias;  // [n_out] or empty
+    Matrix weight;                 // (n_out, n_in), quantized, in the mapping
+    std::vector<float> bias;       // [n_out] or empty
+    std::vector<float> row_scale;  // [n_out] or empty: what weight.row_scale points to
 };
 
 struct LayerWeights {
@@ -54,9 +56,13 @@ struct Model {
     Matrix embedding;  // (V, C)
     Matrix head;       // (V, C): the embedding again where the head is tied
     bool tied_head = false;
-    std::vector<float> output_norm;  // [C]
+    std::vector<float> head_row_scale;  // [V] or empty
+    std::vector<float> output_norm;     // [C]
     std::vector<LayerWeights> layers;
     int64_t n_params = 0;
+
+    // Fills in the row scales of all matrices that int8 products read: one pass over the weights.
+    void measure_rows(Compute& compute);
 
     // The JSON object of cpuft_describe, less what belongs to the machine.
     std::string describe() const;

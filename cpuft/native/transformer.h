@@ -54,7 +54,7 @@ class Transformer {
     void backward_attention(int64_t layer, const float* x, Activations& activations, float* dx);
     Loss head(const MicroBatch& batch, float* dx);
 
-    void linear_forward(int64_t layer, cpuft_target target, const LinearInput& input, Activations& activations,
+    void linear_forward(int64_t layer, cpuft_target target, LinearInput& input, Activations& activations,
                         bool accumulate, float* y);
     void linear_backward(int64_t layer, cpuft_target target, const float* x, Activations& activations, const float* dy,
                          bool accumulate, float* dx);
@@ -64,8 +64,8 @@ class Transformer {
     bool any_lora(int64_t layer, std::initializer_list<cpuft_target> targets) const;
     Dropout dropout(int64_t layer, cpuft_target target) const;
     bool kept(int64_t layer) const { return training_ && layer >= adapter_->first_layer(); }
-    // Whether activations are kept as bfloat16: where the products round to it anyway.
-    bool keeps_narrow() const { return compute_.gemm.kr == 2; }
+    // Whether activations are kept as bfloat16.
+    bool keeps_narrow() const { return compute_.precision != Precision::kF32; }
     // The residual stream before a layer, and a layer's activations: kept for the backward pass, or a shared slot.
     Buffer<float>& residual(int64_t layer);
     Activations& activations(int64_t layer);

@@ -29,7 +29,7 @@ def activation_bytes(config: Config, facts: Mapping[str, Any], n_tokens: int) ->
     n_layer = min(int(facts["n_layer"]), config.lora.layers or int(facts["n_layer"]))
     wide = 2 * (head + head_kv) * int(facts["head_size"]) + embd + 2 * ff
     narrow = embd + head + config.lora.rank * len(config.lora.targets)
-    return n_tokens * n_layer * (wide * (2 if facts["precision"] == "bf16" else 4) + 4 * narrow)
+    return n_tokens * n_layer * (wide * (4 if facts["precision"] == "f32" else 2) + 4 * narrow)
 
 
 def free_memory() -> int:

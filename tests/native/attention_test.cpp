@@ -95,7 +95,7 @@ const Case kSmall[] = {
 
 TEST(attention_backward_is_the_derivative) {
     for (const cpuft::KernelTable* table : test::tables()) {
-        Compute compute(2, *table, false);
+        Compute compute(2, *table, cpuft::Precision::kF32);
         for (const Case& c : kSmall) {
             Pass pass(c, 21);
             pass.run(compute);
@@ -169,7 +169,7 @@ TEST(attention_over_many_blocks) {
                       test::widen(wanted.v), o, &lse);
         naive_backward(wanted, o, lse, dq, dk, dv);
         for (const cpuft::KernelTable* table : test::tables()) {
-            Compute compute(2, *table, false);
+            Compute compute(2, *table, cpuft::Precision::kF32);
             Pass pass(c, 22);
             pass.run(compute);
             const double distances[] = {test::distance(pass.o.data(), o), test::distance(pass.lse.data(), lse),
@@ -187,7 +187,7 @@ TEST(attention_over_many_blocks) {
 // Scores of a thousand: their exponentials must neither overflow nor vanish.
 TEST(attention_with_large_scores) {
     for (const cpuft::KernelTable* table : test::tables()) {
-        Compute compute(1, *table, false);
+        Compute compute(1, *table, cpuft::Precision::kF32);
         Pass pass({shape_of(2, 1, 8), {70, 3}}, 23);
         for (float& value : pass.q) value *= 300.0f;
         Doubles o(pass.q.size());
@@ -207,10 +207,10 @@ TEST(attention_does_not_depend_on_threads) {
     for (const cpuft::KernelTable* table : test::tables()) {
         const Case c = {shape_of(6, 2, 20), {131, 64, 1, 65, 63}};
         Pass first(c, 24);
-        Compute one(1, *table, false);
+        Compute one(1, *table, cpuft::Precision::kF32);
         first.run(one);
         for (const int threads : {2, 5}) {
-            Compute compute(threads, *table, false);
+            Compute compute(threads, *table, cpuft::Precision::kF32);
             Pass pass(c, 24);
             pass.run(compute);
             const bool same = std::memcmp(pass.o.data(), first.o.data(), pass.o.size() * sizeof(float)) == 0 &&

@@ -40,7 +40,7 @@ void fail(const char* file, int line, const char* format, ...) {
 
 std::vector<const cpuft::KernelTable*> tables() {
     std::vector<const cpuft::KernelTable*> found;
-    for (const char* isa : {"reference", "avx2", "avx512", "avx512bf16"}) {
+    for (const char* isa : {"reference", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"}) {
         try {
             found.push_back(&cpuft::select_kernels(isa));
         } catch (const cpuft::InputError&) {

@@ -39,6 +39,40 @@ struct Shape {
 // The part of a value that the compute format may lose: bfloat16 keeps 8 bits of it.
 double format_rounding(const GemmKernel& kernel) { return kernel.element_size == 2 ? 0x1p-8 : 0.0; }
 
+// Relative L2 distance between an int8 product and the product in double of the values themselves. A normal value is
+// rounded to steps of max / 127 with max near 3 deviations: by 3 / 127 / sqrt(12) = 0.7 % of a deviation, on both sides.
+constexpr double kInt8Distance = 0.015;
+
+void check_int8_product(Compute& compute, Random& random, ggml_type type, const Shape& shape, bool transposed) {
+    const auto [m, n, k] = shape;
+    Weights w = transposed ? make_weights(random, type, n, k) : make_weights(random, type, k, n);
+    const std::vector<float> scales = cpuft::row_scales(compute, w.matrix);
+    w.matrix.row_scale = scales.data();
+    const auto a = random.floats(m * k), start = random.floats(m * n);
+    cpuft::PackedRows packed;
+    packed.pack_rows(compute, *compute.kernels.int8, a.data(), m, k, transposed ? nullptr : scales.data());
+    std::vector<float> c = start;
+    if (transposed) {
+        cpuft::multiply_transposed(compute, packed, w.matrix, nullptr, true, c.data());
+    } else {
+        cpuft::multiply(compute, packed, w.matrix, true, c.data());
+    }
+    test::Doubles wanted(c.size());
+    for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+            for (int64_t p = 0; p < k; ++p) {
+                const int64_t of_w = transposed ? j * k + p : p * n + j;
+                wanted[static_cast<size_t>(i * n + j)] += static_cast<double>(a[static_cast<size_t>(i * k + p)]) *
+                                                          static_cast<double>(w.values[static_cast<size_t>(of_w)]);
+            }
+            c[static_cast<size_t>(i * n + j)] -= start[static_cast<size_t>(i * n + j)];
+        }
+    }
+    const double off = test::distance(c.data(), wanted);
+    CHECK(off < kInt8Distance, "%s %s %lldx%lldx%lld%s is off by %g", compute.kernels.int8->name, ggml_type_name(type),
+          (long long)m, (long long)n, (long long)k, transposed ? " transposed" : "", off);
+}
+
 void check_product(Compute& compute, const GemmKernel& kernel, Random& random, ggml_type type, const Shape& shape,
                    bool transposed, bool accumulate, bool with_bias) {
     const auto [m, n, k] = shape;
@@ -79,7 +113,7 @@ template <class Check>
 void for_each_kernel(Check check) {
     for (const cpuft::KernelTable* table : test::tables()) {
         for (const int threads : {1, 3}) {
-            Compute compute(threads, *table, false);
+            Compute compute(threads, *table, cpuft::Precision::kF32);
             check(compute, table->f32);
             if (table->bf16 != nullptr) check(compute, *table->bf16);
         }
@@ -117,12 +151,30 @@ TEST(products_of_quantized_matrices) {
     });
 }
 
+TEST(int8_products) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        if (table->int8 == nullptr) continue;
+        for (const int threads : {1, 3}) {
+            Compute compute(threads, *table, cpuft::Precision::kInt8);
+            Random random(14);
+            for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0}) {
+                check_int8_product(compute, random, type, {5, 37, 96}, true);
+                check_int8_product(compute, random, type, {29, 300, 608}, true);
+                check_int8_product(compute, random, type, {17, 96, 70}, false);
+                check_int8_product(compute, random, type, {29, 608, 530}, false);
+            }
+            check_int8_product(compute, random, GGML_TYPE_Q4_K, {29, 300, 768}, true);
+            check_int8_product(compute, random, GGML_TYPE_Q4_K, {29, 768, 530}, false);
+        }
+    }
+}
+
 // Every value is summed in an order of its own: how many threads there are cannot show.
 TEST(products_do_not_depend_on_threads) {
     for (const cpuft::KernelTable* table : test::tables()) {
         std::vector<float> first;
         for (const int threads : {1, 2, 5}) {
-            Compute compute(threads, *table, false);
+            Compute compute(threads, *table, cpuft::Precision::kF32);
             Random random(13);
             const int64_t m = 40, n = 700, k = 530;
             const auto a = random.floats(m * k), w = random.floats(n * k);

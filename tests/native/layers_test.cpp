@@ -19,7 +19,7 @@ namespace {
 template <class Check>
 void for_each_table(Check check) {
     for (const cpuft::KernelTable* table : test::tables()) {
-        Compute compute(2, *table, false);
+        Compute compute(2, *table, cpuft::Precision::kF32);
         check(compute, table->name);
     }
 }
@@ -366,7 +366,7 @@ TEST(cross_entropy) {
 // A vocabulary so large that the logits of two tokens fill a chunk.
 TEST(cross_entropy_in_chunks) {
     const auto tables = test::tables();
-    Compute compute(2, *tables.back(), false);
+    Compute compute(2, *tables.back(), cpuft::Precision::kF32);
     check_cross_entropy(compute, tables.back()->name, 5, (int64_t{1} << 23) - 5, 1, false);
 }
 

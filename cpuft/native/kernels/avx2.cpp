@@ -4,7 +4,7 @@
 
 namespace cpuft {
 
-const KernelTable kAvx2Kernels = {"avx2", f32_kernel<32, 6, 2>("avx2-f32-6x16"), nullptr, Rows<32>::table(),
-                                  fast_weight_reader};
+const KernelTable kAvx2Kernels = {
+    "avx2", f32_kernel<32, 6, 2>("avx2-f32-6x16"), nullptr, nullptr, Rows<32>::table(), fast_weight_reader};
 
 }  // namespace cpuft

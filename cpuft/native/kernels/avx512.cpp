@@ -5,7 +5,7 @@
 
 namespace cpuft {
 
-const KernelTable kAvx512Kernels = {"avx512", f32_kernel<64, 14, 2>("avx512-f32-14x32"), nullptr, Rows<64>::table(),
-                                    fast_weight_reader};
+const KernelTable kAvx512Kernels = {
+    "avx512", f32_kernel<64, 14, 2>("avx512-f32-14x32"), nullptr, nullptr, Rows<64>::table(), fast_weight_reader};
 
 }  // namespace cpuft

@@ -1,8 +1,6 @@
 // AVX-512-BF16: vdpbf16ps multiplies 32 pairs of bfloat16 and adds them into 16 float32 sums, twice the rate of float32.
 // Its tile is the one of avx512.cpp with pairs along k (kr = 2).
-#include <immintrin.h>
-
-#include "simd.h"
+#include "int8_avx512.h"
 #include "weights.h"
 
 namespace cpuft {
@@ -26,7 +24,8 @@ inline __m512i interleaved(__m512 even, __m512 odd) {
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
 
-void pack_a(const float* source, int64_t row_stride, int64_t column_stride, int m, int64_t k, void* panel) {
+void pack_a(const float* source, int64_t row_stride, int64_t column_stride, const float*, int m, int64_t k,
+            void* panel) {
     uint32_t* out = static_cast<uint32_t*>(panel);
     int64_t done = 0;  // depth that whole squares, or whole pairs of a transposed operand, have covered
     if (row_stride == 1) {
@@ -53,8 +52,8 @@ void pack_a(const float* source, int64_t row_stride, int64_t column_stride, int 
     }
 }
 
-void pack_b(const float* source, int64_t stride, int64_t k, int n, void* panel) {
-    uint32_t* out = static_cast<uint32_t*>(panel);
+void pack_b(const float* source, int64_t stride, const float*, int64_t k0, int64_t k, int n, void* block) {
+    uint32_t* out = static_cast<uint32_t*>(block) + k0 / 2 * kNr;
     for (int64_t p = 0; p < k; p += 2, out += kNr) {
         const float* even = source + p * stride;
         const float* odd = even + stride;
@@ -119,11 +118,12 @@ void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, i
     store_tile<64, kMr, kVectors>(result, c, c_stride, m, n, accumulate);
 }
 
-constexpr GemmKernel kBf16 = {"avx512bf16-14x32", kMr, kNr, 2, 2, pack_a, pack_b, pack_b_transposed, tile};
+constexpr GemmKernel kBf16 = {"avx512bf16-14x32", kMr, kNr, 2, 2, 0, 0, pack_a, pack_b, pack_b_transposed, tile};
+constexpr GemmKernel kInt8 = Int8<DotAvx512, 14, 2>::kernel("avx512vnni-int8-14x32");  // all these CPUs have VNNI
 
 }  // namespace
 
-const KernelTable kAvx512Bf16Kernels = {"avx512bf16", f32_kernel<64, 14, 2>("avx512-f32-14x32"), &kBf16,
-                                        Rows<64>::table(), fast_weight_reader};
+const KernelTable kAvx512Bf16Kernels = {
+    "avx512bf16", f32_kernel<64, 14, 2>("avx512-f32-14x32"), &kBf16, &kInt8, Rows<64>::table(), fast_weight_reader};
 
 }  // namespace cpuft

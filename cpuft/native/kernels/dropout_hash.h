@@ -5,6 +5,7 @@
 #include <cstdint>
 
 namespace cpuft {
+namespace {
 
 // One row's 32-bit stream seed and step from its 64-bit key.
 struct DropoutStream {
@@ -27,4 +28,5 @@ inline uint32_t dropout_hash(DropoutStream stream, uint32_t index) {
     return h;
 }
 
+}  // namespace
 }  // namespace cpuft

@@ -7,30 +7,57 @@
 
 namespace cpuft {
 
-// A matrix product's micro-kernel and its packed formats, for one compute type (float32, or bfloat16 pairs).
+// Depth at which panels are cut into blocks. A multiple of 256, ggml's largest block of weights. A slab of 256 x 32 takes
+// 32 KiB in float32, 8 KiB in int8, and stays in an L1 cache; 256 products of two bytes fit an int32 sum.
+constexpr int64_t kBlockDepth = 256;
+
+// A matrix product's micro-kernel and its packed formats, for one compute type: float32, bfloat16 pairs, or int8.
 //
-// A is packed in panels of `mr` rows:    [ceil(k / kr)][mr][kr], rows past the end and values past k are zero.
-// B is packed in panels of `nr` columns: [ceil(k / kr)][nr][kr], the same.
+// A is packed in panels of `mr` rows, B in panels of `nr` columns, both cut into blocks of kBlockDepth along k:
+//   a block of A:  [mr][a_header bytes]  [ceil(k / kr)][mr][kr]     rows past the end and values past k are zero
+//   a block of B:  [nr][b_header bytes]  [ceil(k / kr)][nr][kr]     the same
+//
+// int8 (kr = 4): x ~ scale q, q = round(x / scale). A is signed, one scale = max |x| / 127 for each row and block; B is
+// unsigned, q + 128. Headers: A has float scale[mr], then int32 correction[mr] = -128 sum(q), which takes the 128 out of the
+// sum again; B has float scale[nr], for each column and block where columns of B are rows of the weights, else 1.
 struct GemmKernel {
     const char* name;
     int mr, nr;           // register tile: mr x nr accumulators
-    int kr;               // values along k that one instruction multiplies and adds: 1 for f32, 2 for bf16
+    int kr;               // values along k that one instruction multiplies and adds: 1 for f32, 2 for bf16, 4 for int8
     size_t element_size;  // bytes of one packed value
+    int a_header, b_header;  // bytes a row of A, a column of B, in front of each block
 
-    // One panel of A, m <= mr rows: A[i, p] = source[i * row_stride + p * column_stride].
-    void (*pack_a)(const float* source, int64_t row_stride, int64_t column_stride, int m, int64_t k, void* panel);
-    // One panel of B, n <= nr columns, from B[p, j] = source[p * stride + j] ...
-    void (*pack_b)(const float* source, int64_t stride, int64_t k, int n, void* panel);
-    // ... or from its transpose, B[p, j] = source[j * stride + p].
-    void (*pack_b_transposed)(const float* source, int64_t stride, int64_t k, int n, void* panel);
-    // C[i, j] (+)= sum over p of A[i, p] B[p, j] for i < m <= mr, j < n <= nr. C may hold anything where it is not added to.
+    // One panel of A, m <= mr rows: A[i, p] = source[i * row_stride + p * column_stride] * depth_scale[p], where
+    // depth_scale is null for 1 (and always null but for int8).
+    void (*pack_a)(const float* source, int64_t row_stride, int64_t column_stride, const float* depth_scale, int m,
+                   int64_t k, void* panel);
+    // Depth [k0, k0 + k) of one block of B, n <= nr columns, from B[k0 + p, j] = source[p * stride + j] / row_scale[p]. k0
+    // is a multiple of kr; row_scale: [k], read by int8 alone.
+    void (*pack_b)(const float* source, int64_t stride, const float* row_scale, int64_t k0, int64_t k, int n,
+                   void* block);
+    // One block of B, k <= kBlockDepth, from its transpose: B[p, j] = source[j * stride + p].
+    void (*pack_b_transposed)(const float* source, int64_t stride, int64_t k, int n, void* block);
+    // C[i, j] (+)= sum over p of A[i, p] B[p, j] for i < m <= mr, j < n <= nr, over one block, k <= kBlockDepth. C may
+    // hold anything where it is not added to.
     void (*tile)(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate);
+
+    int64_t a_bytes(int64_t k) const { return panel_bytes(k, mr, a_header); }
+    int64_t b_bytes(int64_t k) const { return panel_bytes(k, nr, b_header); }
+
+  private:
+    // Bytes of a panel of depth k; for k a multiple of kBlockDepth also where the block that follows begins.
+    int64_t panel_bytes(int64_t k, int width, int header) const {
+        const int64_t n_blocks = (k + kBlockDepth - 1) / kBlockDepth, n_steps = (k + kr - 1) / kr;
+        return width * (n_blocks * header + n_steps * kr * static_cast<int64_t>(element_size));
+    }
 };
 
 // Loops over one row of n values. Sums run in an order fixed by n alone.
 struct RowKernels {
     float (*dot)(const float* x, const float* y, int64_t n);
     float (*maximum)(const float* x, int64_t n);
+    // The largest magnitude; not finite where any x[i] is not.
+    float (*largest_magnitude)(const float* x, int64_t n);
     // x[i] = exp(x[i] - shift); returns the sum of the results.
     float (*exp_sum)(float* x, float shift, int64_t n);
     // y[i] += factor * x[i]
@@ -58,6 +85,7 @@ struct KernelTable {
     const char* name;
     GemmKernel f32;
     const GemmKernel* bf16;  // null where the CPU has no native bfloat16 product
+    const GemmKernel* int8;  // null where it has no dot product of bytes
     RowKernels rows;
     // The reader of a ggml type, or null where ggml's own serves.
     WeightReader (*weight_reader)(int type);
@@ -66,11 +94,13 @@ struct KernelTable {
 extern const KernelTable kReferenceKernels;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
+extern const KernelTable kAvx512VnniKernels;
 extern const KernelTable kAvx512Bf16Kernels;
 #endif
 
-// isa: a table's name, or null for the best that this CPU runs. Throws InputError for an unknown or unsupported name.
+// isa: a table's name, or null for the fastest that this CPU runs. Throws InputError for an unknown or unsupported name.
 const KernelTable& select_kernels(const char* isa);
 
 }  // namespace cpuft

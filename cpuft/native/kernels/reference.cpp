@@ -7,6 +7,7 @@
 #include "bf16.h"
 #include "dropout_hash.h"
 #include "kernels.h"
+#include "reference_int8.h"
 
 namespace cpuft {
 
@@ -15,15 +16,16 @@ namespace {
 constexpr int kMr = 4;
 constexpr int kNr = 8;
 
-void pack_a(const float* source, int64_t row_stride, int64_t column_stride, int m, int64_t k, void* panel) {
+void pack_a(const float* source, int64_t row_stride, int64_t column_stride, const float*, int m, int64_t k,
+            void* panel) {
     float* out = static_cast<float*>(panel);
     for (int64_t p = 0; p < k; ++p) {
         for (int i = 0; i < kMr; ++i) *out++ = i < m ? source[i * row_stride + p * column_stride] : 0.0f;
     }
 }
 
-void pack_b(const float* source, int64_t stride, int64_t k, int n, void* panel) {
-    float* out = static_cast<float*>(panel);
+void pack_b(const float* source, int64_t stride, const float*, int64_t k0, int64_t k, int n, void* block) {
+    float* out = static_cast<float*>(block) + k0 * kNr;
     for (int64_t p = 0; p < k; ++p) {
         for (int j = 0; j < kNr; ++j) *out++ = j < n ? source[p * stride + j] : 0.0f;
     }
@@ -59,6 +61,15 @@ float dot(const float* x, const float* y, int64_t n) {
 float maximum(const float* x, int64_t n) {
     float largest = -INFINITY;
     for (int64_t i = 0; i < n; ++i) largest = std::max(largest, x[i]);
+    return largest;
+}
+
+float largest_magnitude(const float* x, int64_t n) {
+    float largest = 0.0f;
+    for (int64_t i = 0; i < n; ++i) {
+        if (!std::isfinite(x[i])) return std::fabs(x[i]);
+        largest = std::max(largest, std::fabs(x[i]));
+    }
     return largest;
 }
 
@@ -109,9 +120,11 @@ void dropout(const float* x, uint64_t key, uint32_t threshold, float factor, flo
 
 const KernelTable kReferenceKernels = {
     "reference",
-    {"reference-f32", kMr, kNr, 1, sizeof(float), pack_a, pack_b, pack_b_transposed, tile},
+    {"reference-f32", kMr, kNr, 1, sizeof(float), 0, 0, pack_a, pack_b, pack_b_transposed, tile},
     nullptr,
-    {dot, maximum, exp_sum, axpy, scale, multiply, silu_multiply, silu_multiply_backward, narrow, widen, dropout},
+    &kReferenceInt8,
+    {dot, maximum, largest_magnitude, exp_sum, axpy, scale, multiply, silu_multiply, silu_multiply_backward, narrow,
+     widen, dropout},
     [](int) -> WeightReader { return nullptr; },
 };
 

@@ -83,7 +83,7 @@ struct Simd {
 // Transposes kWidth registers of kWidth 32-bit values. Stage s exchanges, between rows i and i + s, the values whose column
 // has bit s unlike their row; after log2(kWidth) stages row and column have changed places.
 template <int kBytes>
-void transpose(typename Simd<kBytes>::Uint (&rows)[Simd<kBytes>::kWidth]) {
+[[gnu::always_inline]] inline void transpose(typename Simd<kBytes>::Uint (&rows)[Simd<kBytes>::kWidth]) {
     using Uint = typename Simd<kBytes>::Uint;
     constexpr int kWidth = Simd<kBytes>::kWidth;
 #pragma GCC unroll 4
@@ -116,7 +116,8 @@ void store_columns(const typename Simd<kBytes>::Uint (&square)[Simd<kBytes>::kWi
 }
 
 template <int kBytes, int kMr>
-void pack_a_f32(const float* source, int64_t row_stride, int64_t column_stride, int m, int64_t k, void* panel) {
+void pack_a_f32(const float* source, int64_t row_stride, int64_t column_stride, const float*, int m, int64_t k,
+                void* panel) {
     using S = Simd<kBytes>;
     static_assert(kMr <= S::kWidth);
     float* out = static_cast<float*>(panel);
@@ -139,8 +140,8 @@ void pack_a_f32(const float* source, int64_t row_stride, int64_t column_stride, 
 }
 
 template <int kNr>
-void pack_b_f32(const float* source, int64_t stride, int64_t k, int n, void* panel) {
-    float* out = static_cast<float*>(panel);
+void pack_b_f32(const float* source, int64_t stride, const float*, int64_t k0, int64_t k, int n, void* block) {
+    float* out = static_cast<float*>(block) + k0 * kNr;
     for (int64_t p = 0; p < k; ++p, out += kNr) {
         if (n == kNr) {
             std::memcpy(out, source + p * stride, kNr * sizeof(float));
@@ -172,10 +173,11 @@ void pack_b_transposed_f32(const float* source, int64_t stride, int64_t k, int n
 
 // ---- The float32 register tile ---------------------------------------------------------------------------------------
 
-// Writes kMr x kVectors accumulators to C; an edge tile goes through a full one beside it.
+// Writes kMr x kVectors accumulators to C; an edge tile goes through a full one beside it. Inlined always: as a call it
+// would send all accumulators through memory.
 template <int kBytes, int kMr, int kVectors>
-void store_tile(const typename Simd<kBytes>::Float (&sums)[kMr][kVectors], float* c, int64_t c_stride, int m, int n,
-                bool accumulate) {
+[[gnu::always_inline]] inline void store_tile(const typename Simd<kBytes>::Float (&sums)[kMr][kVectors], float* c,
+                                              int64_t c_stride, int m, int n, bool accumulate) {
     using S = Simd<kBytes>;
     constexpr int kNr = kVectors * S::kWidth;
     if (m == kMr && n == kNr) {
@@ -203,26 +205,42 @@ void store_tile(const typename Simd<kBytes>::Float (&sums)[kMr][kVectors], float
     }
 }
 
-// kMr x kVectors accumulators stay in registers for all of k; each step broadcasts kMr values of A against kVectors
-// registers of B.
-template <int kBytes, int kMr, int kVectors>
-void tile_f32(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate) {
+// kRows x kUsed accumulators stay in registers for all of k; each step broadcasts kRows values of A against kUsed registers
+// of B. kMr and kVectors are the widths of the packed panels, of which an edge tile uses a part.
+template <int kBytes, int kMr, int kVectors, int kRows, int kUsed>
+void part_of_tile_f32(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n,
+                      bool accumulate) {
     using S = Simd<kBytes>;
     const float* pa = static_cast<const float*>(a);
     const float* pb = static_cast<const float*>(b);
-    typename S::Float sums[kMr][kVectors] = {};
+    typename S::Float sums[kRows][kUsed] = {};
     for (int64_t p = 0; p < k; ++p, pa += kMr, pb += kVectors * S::kWidth) {
-        typename S::Float columns[kVectors];
+        typename S::Float columns[kUsed];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) columns[v] = S::load(pb + v * S::kWidth);
+        for (int v = 0; v < kUsed; ++v) columns[v] = S::load(pb + v * S::kWidth);
 #pragma GCC unroll 16
-        for (int i = 0; i < kMr; ++i) {
+        for (int i = 0; i < kRows; ++i) {
             const typename S::Float row = S::set(pa[i]);
 #pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) sums[i][v] += row * columns[v];
+            for (int v = 0; v < kUsed; ++v) sums[i][v] += row * columns[v];
         }
     }
-    store_tile<kBytes, kMr, kVectors>(sums, c, c_stride, m, n, accumulate);
+    store_tile<kBytes, kRows, kUsed>(sums, c, c_stride, m, n, accumulate);
+}
+
+// Few rows or columns, such as a LoRA's 16, are worth a smaller tile: the whole one would multiply mostly zeros. How a value
+// is summed does not depend on the choice.
+template <int kBytes, int kMr, int kVectors>
+void tile_f32(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate) {
+    static_assert(kVectors == 2);
+    constexpr int kFew = 2;
+    if (n <= Simd<kBytes>::kWidth) {
+        part_of_tile_f32<kBytes, kMr, kVectors, kMr, 1>(k, a, b, c, c_stride, m, n, accumulate);
+    } else if (m <= kFew) {
+        part_of_tile_f32<kBytes, kMr, kVectors, kFew, kVectors>(k, a, b, c, c_stride, m, n, accumulate);
+    } else {
+        part_of_tile_f32<kBytes, kMr, kVectors, kMr, kVectors>(k, a, b, c, c_stride, m, n, accumulate);
+    }
 }
 
 // ---- Rows --------------------------------------------------------------------------------------------------------------
@@ -257,6 +275,30 @@ struct Rows {
         for (int lane = 1; lane < kWidth; ++lane) result = lanes[lane] > result ? lanes[lane] : result;
         for (; i < n; ++i) result = x[i] > result ? x[i] : result;
         return result;
+    }
+
+    // The bits of magnitudes are ordered as the magnitudes are, with infinity and NaN above all others.
+    static float largest_magnitude(const float* x, int64_t n) {
+        constexpr uint32_t kMagnitude = 0x7FFFFFFFu;
+        typename S::Uint largest = {};
+        int64_t i = 0;
+        for (; i + kWidth <= n; i += kWidth) {
+            typename S::Uint bits;
+            std::memcpy(&bits, x + i, sizeof bits);
+            bits &= kMagnitude;
+            largest = bits > largest ? bits : largest;
+        }
+        uint32_t result = 0;
+        for (int lane = 0; lane < kWidth; ++lane) result = largest[lane] > result ? largest[lane] : result;
+        for (; i < n; ++i) {
+            uint32_t bits;
+            std::memcpy(&bits, x + i, sizeof bits);
+            bits &= kMagnitude;
+            result = bits > result ? bits : result;
+        }
+        float value;
+        std::memcpy(&value, &result, sizeof value);
+        return value;
     }
 
     static float exp_sum(float* x, float shift, int64_t n) {
@@ -330,8 +372,8 @@ struct Rows {
     }
 
     static constexpr RowKernels table() {
-        return {dot,    maximum, exp_sum, axpy, scale, multiply, silu_multiply, silu_multiply_backward,
-                narrow, widen,   dropout};
+        return {dot,      maximum,       largest_magnitude,      exp_sum, axpy,  scale,
+                multiply, silu_multiply, silu_multiply_backward, narrow,  widen, dropout};
     }
 };
 
@@ -343,6 +385,8 @@ constexpr GemmKernel f32_kernel(const char* name) {
             kNr,
             1,
             sizeof(float),
+            0,
+            0,
             pack_a_f32<kBytes, kMr>,
             pack_b_f32<kNr>,
             pack_b_transposed_f32<kBytes, kNr>,

@@ -24,27 +24,27 @@ class Tiles {
   public:
     Tiles(const GemmKernel& kernel, Compute::Scratch& scratch, int64_t D) : kernel_(kernel) {
         const int64_t longest = std::max(kBlock, D);
-        const int64_t a_bytes = panel_bytes(kernel.mr, longest);
-        a_ = scratch.attention_panels.reserve(a_bytes + ceil_div(longest, kernel.nr) * panel_bytes(kernel.nr, longest));
+        const int64_t a_bytes = kernel.a_bytes(longest);
+        a_ = scratch.attention_panels.reserve(a_bytes + ceil_div(longest, kernel.nr) * kernel.b_bytes(longest));
         b_ = a_ + a_bytes;
     }
 
     // c (m x n, rows c_stride apart) (+)= op(a) (m x k) * op(b) (k x n); op transposes where asked.
     void multiply(const float* a, int64_t a_stride, bool a_transposed, const float* b, int64_t b_stride,
                   bool b_transposed, int64_t m, int64_t n, int64_t k, float* c, int64_t c_stride, bool accumulate) {
-        const int64_t mr = kernel_.mr, nr = kernel_.nr, slab = panel_bytes(nr, k);
+        const int64_t mr = kernel_.mr, nr = kernel_.nr, slab = kernel_.b_bytes(k);
         for (int64_t j = 0; j < n; j += nr) {
             const int columns = static_cast<int>(std::min(nr, n - j));
             if (b_transposed) {
                 kernel_.pack_b_transposed(b + j * b_stride, b_stride, k, columns, b_ + j / nr * slab);
             } else {
-                kernel_.pack_b(b + j, b_stride, k, columns, b_ + j / nr * slab);
+                kernel_.pack_b(b + j, b_stride, nullptr, 0, k, columns, b_ + j / nr * slab);
             }
         }
         for (int64_t i = 0; i < m; i += mr) {
             const int rows = static_cast<int>(std::min(mr, m - i));
             const int64_t row_stride = a_transposed ? 1 : a_stride, column_stride = a_transposed ? a_stride : 1;
-            kernel_.pack_a(a + i * row_stride, row_stride, column_stride, rows, k, a_);
+            kernel_.pack_a(a + i * row_stride, row_stride, column_stride, nullptr, rows, k, a_);
             for (int64_t j = 0; j < n; j += nr) {
                 kernel_.tile(k, a_, b_ + j / nr * slab, c + i * c_stride + j, c_stride, rows,
                              static_cast<int>(std::min(nr, n - j)), accumulate);
@@ -53,10 +53,6 @@ class Tiles {
     }
 
   private:
-    int64_t panel_bytes(int64_t rows, int64_t k) const {
-        return ceil_div(k, kernel_.kr) * kernel_.kr * rows * static_cast<int64_t>(kernel_.element_size);
-    }
-
     const GemmKernel& kernel_;
     char* a_;
     char* b_;

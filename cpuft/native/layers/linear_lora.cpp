@@ -37,27 +37,37 @@ void linear_forward(Compute& compute, const LinearWeights& weights, const Linear
                          [&](int64_t t, int) { compute.kernels.rows.axpy(1.0f, bias, y + t * n_out, n_out); });
         bias = nullptr;
     }
-    multiply_transposed(compute, input.packed(), weights.weight, bias, accumulate, y);
+    multiply_transposed(compute, input.for_weights(), weights.weight, bias, accumulate, y);
 }
 
 }  // namespace
 
 void LinearInput::set(Compute& compute, const float* x, int64_t T, int64_t n_in) {
     x_ = x;
-    packed_.pack_rows(compute, compute.gemm, x, T, n_in);
+    for_weights_.pack_rows(compute, compute.weight_gemm, x, T, n_in);
+    has_for_adapter_ = false;
+}
+
+const PackedRows& LinearInput::for_adapter(Compute& compute) {
+    if (&compute.gemm == &compute.weight_gemm) return for_weights_;
+    if (!has_for_adapter_) for_adapter_.pack_rows(compute, compute.gemm, x_, T(), n_in());
+    has_for_adapter_ = true;
+    return for_adapter_;
 }
 
 void linear_lora_forward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
-                         const LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y) {
+                         LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y) {
     const int64_t T = input.T(), n_in = input.n_in(), n_out = weights.weight.rows;
     if (y != nullptr) linear_forward(compute, weights, input, accumulate, y);
     if (lora == nullptr) return;
-    const PackedRows* x = &input.packed();
+    const PackedRows* x = nullptr;
     if (dropout.active()) {
         float* dropped = workspace.dropped.reserve(T * n_in);
         apply_dropout(compute, dropout, input.x(), T, n_in, dropped);
         workspace.packed_input.pack_rows(compute, compute.gemm, dropped, T, n_in);
         x = &workspace.packed_input;
+    } else {
+        x = &input.for_adapter(compute);
     }
     multiply_transposed(compute, *x, float_matrix(lora->a, lora->rank, n_in), nullptr, false, u);
     scale_rows(compute, lora->scale, T, lora->rank, u);  // u = s A x from here on
@@ -71,8 +81,13 @@ void linear_lora_backward(Compute& compute, const LinearWeights& weights, const 
                           const float* x, int64_t T, const float* u, const float* dy, LinearWorkspace& workspace,
                           bool accumulate, float* dx) {
     const int64_t n_in = weights.weight.cols, n_out = weights.weight.rows;
-    workspace.packed_dy.pack_rows(compute, compute.gemm, dy, T, n_out);
-    if (dx != nullptr) multiply(compute, workspace.packed_dy, weights.weight, accumulate, dx);
+    const bool same_kernel = &compute.gemm == &compute.weight_gemm;
+    if (lora != nullptr || same_kernel) workspace.packed_dy.pack_rows(compute, compute.gemm, dy, T, n_out);
+    if (dx != nullptr) {
+        PackedRows& packed = same_kernel ? workspace.packed_dy : workspace.weight_dy;
+        if (!same_kernel) packed.pack_rows(compute, compute.weight_gemm, dy, T, n_out, weights.weight.row_scale);
+        multiply(compute, packed, weights.weight, accumulate, dx);
+    }
     if (lora == nullptr) return;
 
     const int64_t R = lora->rank;
