@@ -77,6 +77,7 @@ class Shape:
         return 4.0 * frozen + 6.0 * adapter + attention
 
 
+TINY = "tiny"
 SHAPES = {
     "qwen2.5-0.5b": Shape("qwen2", "qwen2", 151936, 24, 896, 4864, 14, 2, 64, 32768, 1e6, 1e-6, True),
     "qwen2.5-1.5b": Shape("qwen2", "qwen2", 151936, 28, 1536, 8960, 12, 2, 128, 32768, 1e6, 1e-6, True),
@@ -86,6 +87,8 @@ SHAPES = {
     "llama3.1-8b": Shape("llama", "llama-bpe", 128256, 32, 4096, 14336, 32, 8, 128, 131072, 5e5, 1e-5, False, 8.0),
     "mistral-7b": Shape("llama", "llama-spm", 32000, 32, 4096, 14336, 32, 8, 128, 32768, 1e6, 1e-5, False),
     "tinyllama-1.1b": Shape("llama", "llama-spm", 32000, 22, 2048, 5632, 32, 4, 64, 2048, 1e4, 1e-5, False),
+    # No public model: for the tests of the benchmarks.
+    TINY: Shape("llama", "llama-spm", 32000, 2, 256, 320, 4, 2, 64, 2048, 1e4, 1e-5, False),
 }
 
 # Rows that are drawn and quantized for each type and length; every matrix is made of them in an order of its own.

@@ -24,7 +24,7 @@ def documents() -> list[Path]:
 
 def cmake_files() -> list[Path]:
     """Return the CMake files of this project."""
-    folders = ("cpuft/native", "tests/native")
+    folders = ("cpuft/native", "tests/native", "benchmarks")
     return [ROOT / "CMakeLists.txt", *(file for folder in folders for file in (ROOT / folder).rglob("CMakeLists.txt"))]
 
 

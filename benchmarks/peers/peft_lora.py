@@ -1,18 +1,21 @@
 """The peer's side of train_throughput.py: a LoRA step of transformers + PEFT on random weights. One JSON line.
 
-Usage: python peft_lora.py '{"architecture": "qwen2", "n_embd": 896, ..., "dtype": "bfloat16", "tokens": 512}'
+Usage: python peft_lora.py '{"architecture": "qwen2", "n_embd": 896, ..., "dtype": "bfloat16", "tokens": 512, ...}'
 """
 
 import json
-import resource
-import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.peak_rss import own_peak_rss_mb
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -42,13 +45,15 @@ def build(settings: dict[str, Any]) -> Any:
     if settings["checkpointing"]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    lora = LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], target_modules=TARGETS, task_type="CAUSAL_LM")
+    lora = LoraConfig(r=settings["rank"], lora_alpha=settings["rank"], target_modules=TARGETS, task_type="CAUSAL_LM")
     return get_peft_model(model, lora).train()
 
 
 def main() -> None:
-    """Run a warm-up and the repeats; print tokens per second and peak memory."""
+    """Run a warm-up and the repeats; print the seconds of each repeat and the peak memory."""
     settings = json.loads(sys.argv[1])
+    if settings["threads"]:
+        torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
     model = build(settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -62,9 +67,8 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6
-    tok_s = settings["tokens"] / statistics.median(seconds[1:])
-    print(json.dumps({"tok_s": tok_s, "peak_rss_mb": peak_rss, "seconds": seconds}))
+    figures = {"n_threads": torch.get_num_threads(), "seconds": seconds[1:], "peak_rss_mb": own_peak_rss_mb()}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ COMMANDS = {
     "generate": "cpuft.cli.generate:generate",
     "eval": "cpuft.cli.evaluate:evaluate",
     "demo": "cpuft.cli.demo:demo",
+    "bench": "cpuft.cli.bench:bench",
 }
 
 

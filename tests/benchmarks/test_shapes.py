@@ -1,18 +1,17 @@
 """The benchmarks' models have the public models' sizes, llama-quantize's types, real tokenizers, and they train."""
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import shapes, train_throughput
+from benchmarks import shapes
 from cpuft.engine import Engine
 from cpuft.models.gguf import read_gguf
 from cpuft.toolchain import Toolchain
 
-SMALL = replace(shapes.SHAPES["tinyllama-1.1b"], n_layer=2, n_embd=256, n_ff=320, n_head=4, n_head_kv=2, head_size=64)
+SMALL = shapes.SHAPES[shapes.TINY]
 
 # As the model cards and checkpoints tell, without Llama's table of rope factors.
 PARAMETERS = {
@@ -27,7 +26,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", [name for name in shapes.SHAPES if name != shapes.TINY])
 def test_parameters(name: str) -> None:
     infos = shapes.tensors(shapes.SHAPES[name])
     total = sum(int(np.prod(info.shape)) for info in infos if info.name != "rope_freqs.weight")
@@ -59,16 +58,6 @@ def test_the_model_works(small_model: Path) -> None:
         tokens = engine.tokenize("The tokenizer is the real one.")
         assert len(tokens) < 12
         assert engine.detokenize(tokens).strip() == b"The tokenizer is the real one."
-
-
-def test_the_engine_side_reports(small_model: Path) -> None:
-    settings = train_throughput.Settings(str(small_model), 32, 2, 1, None, None, "recompute")
-    result = train_throughput.run_engine(settings)
-    assert result["tok_s"] > 0
-    assert result["peak_rss_mb"] > 10
-    assert len(result["seconds"]) == 3
-    peak = train_throughput.measure_peak(result["isa"], result["precision"], 1)
-    assert peak is None or peak > 1e9
 
 
 def test_useful_operations() -> None:

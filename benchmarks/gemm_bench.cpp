@@ -1,0 +1,216 @@
+// Times and checks one product of the engine's matrix code, through its internal headers. gemm.py runs it.
+//
+//   gemm_bench ISA THREADS
+//       prints {"isa": ..., "n_threads": ..., "precisions": [...]}: what the kernel table of this name has
+//   gemm_bench ISA THREADS PRECISION TYPE DIRECTION M OUTPUTS INPUTS REPEATS
+//       prints {"seconds": [...], "pack_seconds": [...], "residual": ...}
+// or {"error": ...} with the exit code 2.
+//
+// ISA: a table's name, or "best". THREADS: 0 for every CPU. TYPE: the number of a ggml type. W is OUTPUTS x INPUTS.
+// DIRECTION: "forward" is X W^T with X M x INPUTS, "backward" is dY W with dY M x OUTPUTS.
+// seconds are those of a whole product, from float32 rows and W as stored to float32 results; pack_seconds are the part
+// of them in which the rows were packed, which layers that share an input pay once.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "compute.h"
+#include "error.h"
+#include "formats.h"
+#include "gemm.h"
+
+namespace {
+
+using cpuft::Compute;
+using cpuft::KernelTable;
+using cpuft::Matrix;
+
+// Rows of W that are drawn and quantized; W is made of them over and over. Quantizing all would take minutes.
+constexpr int64_t kDrawnRows = 64;
+// Rows of the result that are compared with a product in double: spread evenly, with the first and the last among them.
+constexpr int64_t kCheckedRows = 8;
+
+// ---- What a kernel table has ----------------------------------------------------------------------------------------
+
+std::vector<std::string> precisions(const KernelTable& table) {
+    std::vector<std::string> names = {"f32"};
+    if (table.bf16 != nullptr) names.push_back("bf16");
+    return names;
+}
+
+Compute make_compute(int n_threads, const KernelTable& table, const std::string& precision) {
+    const auto known = precisions(table);
+    if (std::find(known.begin(), known.end(), precision) == known.end())
+        cpuft::refuse("isa \"%s\" has no products in \"%s\"", table.name, precision.c_str());
+    return Compute(n_threads, table, precision == "bf16");
+}
+
+// ---- Operands -------------------------------------------------------------------------------------------------------
+
+std::vector<float> normal_values(std::mt19937& random, int64_t n, float deviation) {
+    std::normal_distribution<float> normal(0.0f, deviation);
+    std::vector<float> values(static_cast<size_t>(n));
+    for (float& value : values) value = normal(random);
+    return values;
+}
+
+struct Weights {
+    Matrix matrix;
+    std::vector<char> data;
+    std::vector<float> drawn;  // what the first kDrawnRows rows stand for; row r equals row r % kDrawnRows
+
+    const float* row(int64_t r) const { return drawn.data() + r % kDrawnRows * matrix.cols; }
+};
+
+Weights make_weights(std::mt19937& random, ggml_type type, int64_t rows, int64_t cols, int n_threads) {
+    if (type < 0 || type >= GGML_TYPE_COUNT || !cpuft::is_weight_type(type) || cols % ggml_blck_size(type) != 0)
+        cpuft::refuse("type %d cannot hold rows of %lld values", static_cast<int>(type), (long long)cols);
+    Weights w;
+    w.drawn = normal_values(random, kDrawnRows * cols, 1.0f / std::sqrt(static_cast<float>(cols)));
+    const size_t row_bytes = ggml_row_size(type, cols);
+    std::vector<char> quantized(row_bytes * static_cast<size_t>(kDrawnRows));
+    const auto bytes = static_cast<int64_t>(quantized.size());
+    cpuft::quantize(type, w.drawn.data(), kDrawnRows, cols, nullptr, quantized.data(), bytes, n_threads);
+    cpuft::dequantize(type, quantized.data(), bytes, kDrawnRows, cols, w.drawn.data(), n_threads);
+    for (int64_t r = 0; r < rows; ++r) {
+        const auto start = quantized.begin() + static_cast<int64_t>(row_bytes) * (r % kDrawnRows);
+        w.data.insert(w.data.end(), start, start + static_cast<int64_t>(row_bytes));
+    }
+    w.matrix = {type, w.data.data(), rows, cols};
+    return w;
+}
+
+// ---- Product and residual -------------------------------------------------------------------------------------------
+
+struct Problem {
+    bool forward;
+    int64_t m;
+    const Weights& w;
+    std::vector<float> rows;  // X or dY
+
+    int64_t depth() const { return forward ? w.matrix.cols : w.matrix.rows; }
+    int64_t width() const { return forward ? w.matrix.rows : w.matrix.cols; }
+};
+
+// ||c - reference|| / ||reference|| over kCheckedRows rows of c (m x width), the reference summed in double from the
+// float32 rows and the values that W's bits stand for.
+double residual(const Problem& problem, const std::vector<float>& c) {
+    const int64_t width = problem.width(), depth = problem.depth(), n = std::min(problem.m, kCheckedRows);
+    double error = 0.0, norm = 0.0;
+    for (int64_t checked = 0; checked < n; ++checked) {
+        const int64_t i = n == 1 ? 0 : checked * (problem.m - 1) / (n - 1);
+        const float* x = problem.rows.data() + i * depth;
+        std::vector<double> reference(static_cast<size_t>(width));
+        for (int64_t r = 0; r < problem.w.matrix.rows; ++r) {
+            const float* w = problem.w.row(r);
+            for (int64_t p = 0; p < problem.w.matrix.cols; ++p) {
+                const int64_t at = problem.forward ? r : p;
+                reference[static_cast<size_t>(at)] +=
+                    static_cast<double>(x[problem.forward ? p : r]) * static_cast<double>(w[p]);
+            }
+        }
+        for (int64_t j = 0; j < width; ++j) {
+            const double wanted = reference[static_cast<size_t>(j)];
+            const double difference = static_cast<double>(c[static_cast<size_t>(i * width + j)]) - wanted;
+            error += difference * difference;
+            norm += wanted * wanted;
+        }
+    }
+    return std::sqrt(error / norm);
+}
+
+struct Seconds {
+    std::vector<double> whole, pack;
+};
+
+// One product more than `repeats`: the first allocates, and does not count.
+Seconds time_products(Compute& compute, const Problem& problem, int repeats, std::vector<float>& c) {
+    using Clock = std::chrono::steady_clock;
+    const auto since = [](Clock::time_point start) {
+        return std::chrono::duration<double>(Clock::now() - start).count();
+    };
+    cpuft::PackedRows packed;
+    Seconds seconds;
+    for (int repeat = 0; repeat <= repeats; ++repeat) {
+        const auto start = Clock::now();
+        packed.pack_rows(compute, compute.gemm, problem.rows.data(), problem.m, problem.depth());
+        const double pack = since(start);
+        if (problem.forward) {
+            cpuft::multiply_transposed(compute, packed, problem.w.matrix, nullptr, false, c.data());
+        } else {
+            cpuft::multiply(compute, packed, problem.w.matrix, false, c.data());
+        }
+        if (repeat == 0) continue;
+        seconds.whole.push_back(since(start));
+        seconds.pack.push_back(pack);
+    }
+    return seconds;
+}
+
+// ---- Command line ---------------------------------------------------------------------------------------------------
+
+std::string joined(const std::vector<double>& values) {
+    std::string text;
+    for (const double value : values) {
+        char digits[32];
+        std::snprintf(digits, sizeof digits, "%s%.9g", text.empty() ? "" : ", ", value);
+        text += digits;
+    }
+    return "[" + text + "]";
+}
+
+void describe(const KernelTable& table, int n_threads) {
+    std::string names;
+    for (const std::string& name : precisions(table)) names += (names.empty() ? "\"" : ", \"") + name + "\"";
+    std::printf("{\"isa\": \"%s\", \"n_threads\": %d, \"precisions\": [%s]}\n", table.name, n_threads, names.c_str());
+}
+
+int64_t positive(const char* text) {
+    const long long value = std::atoll(text);
+    if (value < 1) cpuft::refuse("\"%s\" is no positive number", text);
+    return value;
+}
+
+void run(const KernelTable& table, int n_threads, char** argv) {
+    Compute compute = make_compute(n_threads, table, argv[0]);
+    const auto type = static_cast<ggml_type>(std::atoi(argv[1]));
+    const int64_t m = positive(argv[3]), outputs = positive(argv[4]), inputs = positive(argv[5]);
+    std::mt19937 random(0);
+    const Weights w = make_weights(random, type, outputs, inputs, n_threads);
+    Problem problem{std::strcmp(argv[2], "forward") == 0, m, w, {}};
+    problem.rows = normal_values(random, m * problem.depth(), 1.0f);
+    std::vector<float> c(static_cast<size_t>(m * problem.width()));
+    const Seconds seconds = time_products(compute, problem, static_cast<int>(positive(argv[6])), c);
+    std::printf("{\"seconds\": %s, \"pack_seconds\": %s, \"residual\": %.6g}\n", joined(seconds.whole).c_str(),
+                joined(seconds.pack).c_str(), residual(problem, c));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 3 && argc != 10) {
+        std::fprintf(stderr, "usage: gemm_bench ISA THREADS [PRECISION TYPE DIRECTION M OUTPUTS INPUTS REPEATS]\n");
+        return 2;
+    }
+    try {
+        const KernelTable& table = cpuft::select_kernels(std::strcmp(argv[1], "best") == 0 ? nullptr : argv[1]);
+        const int wanted = std::atoi(argv[2]), n_threads = wanted > 0 ? wanted : cpuft::available_cpus();
+        if (argc == 3) {
+            describe(table, n_threads);
+        } else {
+            run(table, n_threads, argv + 3);
+        }
+    } catch (const cpuft::InputError& error) {
+        std::string sentence = error.what();
+        std::replace(sentence.begin(), sentence.end(), '"', '\'');  // so that it is a JSON string as it stands
+        std::printf("{\"error\": \"%s\"}\n", sentence.c_str());
+        return 2;
+    }
+    return 0;
+}

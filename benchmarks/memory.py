@@ -1,0 +1,72 @@
+"""Peak memory of training by activation policy and length of the sequence, one fresh process each."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.engine_side import POLICIES, Activations, Settings, run_engine
+from benchmarks.options import json_option, kernel_options, model_options
+from benchmarks.report import Row, print_rows, rates
+from benchmarks.shapes import model_file
+
+COLUMNS = ("tokens", "activations", "peak_rss_mb", "model_mb", "tok_s", "precision")
+
+
+@click.command("memory")
+@model_options("qwen2.5-3b")
+@click.option("--tokens", "lengths", type=click.IntRange(2), multiple=True, default=(256, 512, 1024, 2048, 4096))
+@click.option("--activations", "policies", type=click.Choice(POLICIES), multiple=True, default=POLICIES)
+@kernel_options()
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Steps after a warm-up.")
+@json_option
+def main(as_json: bool, **options: Any) -> None:
+    """Peak memory of training by activation policy and length of the sequence, one fresh process each.
+
+    peak_rss_mb counts the pages of the memory-mapped model too; model_mb is the size of its file. --tokens and
+    --activations may be given repeatedly; both policies and 256 to 4096 tokens by default.
+
+    \b
+    Examples:
+      cpuft bench memory --shape qwen2.5-3b --json
+      cpuft bench memory --shape qwen2.5-0.5b --tokens 512 --tokens 8192 --activations recompute
+    """
+    print_rows("memory", measure(**options), COLUMNS, as_json)
+
+
+def measure(
+    *,
+    shape: str,
+    base_type: str,
+    models: Path,
+    lengths: tuple[int, ...],
+    policies: tuple[Activations, ...],
+    **options: Any,
+) -> Iterator[Row]:
+    """One row for each length and policy; options: further fields of Settings."""
+    model = model_file(models, shape, base_type)
+    for tokens in lengths:
+        for policy in policies:
+            side = run_engine(Settings(str(model), tokens, activations=policy, **options))
+            yield {
+                "shape": shape,
+                "base_type": base_type,
+                "tokens": tokens,
+                "activations": policy,
+                "isa": side["isa"],
+                "precision": side["precision"],
+                "threads": side["n_threads"],
+                "peak_rss_mb": side["peak_rss_mb"],
+                "model_mb": model.stat().st_size // 10**6,
+                **rates(tokens, side["seconds"], "tok_s"),
+            }
+
+
+if __name__ == "__main__":
+    from cpuft.cli.main import cli
+
+    cli(["bench", "memory", *sys.argv[1:]], prog_name="cpuft")
