@@ -18,6 +18,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compute.h"
@@ -30,6 +31,7 @@ namespace {
 using cpuft::Compute;
 using cpuft::KernelTable;
 using cpuft::Matrix;
+using cpuft::Precision;
 
 // Rows of W that are drawn and quantized; W is made of them over and over. Quantizing all would take minutes.
 constexpr int64_t kDrawnRows = 64;
@@ -38,17 +40,19 @@ constexpr int64_t kCheckedRows = 8;
 
 // ---- What a kernel table has ----------------------------------------------------------------------------------------
 
-std::vector<std::string> precisions(const KernelTable& table) {
-    std::vector<std::string> names = {"f32"};
-    if (table.bf16 != nullptr) names.push_back("bf16");
-    return names;
+// The precisions in which the table's products differ: without a kernel of its own, bf16 multiplies as f32 does.
+std::vector<std::pair<std::string, Precision>> precisions(const KernelTable& table) {
+    std::vector<std::pair<std::string, Precision>> known = {{"f32", Precision::kF32}};
+    if (table.bf16 != nullptr) known.push_back({"bf16", Precision::kBf16});
+    if (table.int8 != nullptr) known.push_back({"int8", Precision::kInt8});
+    return known;
 }
 
-Compute make_compute(int n_threads, const KernelTable& table, const std::string& precision) {
-    const auto known = precisions(table);
-    if (std::find(known.begin(), known.end(), precision) == known.end())
-        cpuft::refuse("isa \"%s\" has no products in \"%s\"", table.name, precision.c_str());
-    return Compute(n_threads, table, precision == "bf16");
+Precision find_precision(const KernelTable& table, const std::string& wanted) {
+    for (const auto& [name, precision] : precisions(table)) {
+        if (name == wanted) return precision;
+    }
+    cpuft::refuse("isa \"%s\" has no products in \"%s\"", table.name, wanted.c_str());
 }
 
 // ---- Operands -------------------------------------------------------------------------------------------------------
@@ -63,7 +67,8 @@ std::vector<float> normal_values(std::mt19937& random, int64_t n, float deviatio
 struct Weights {
     Matrix matrix;
     std::vector<char> data;
-    std::vector<float> drawn;  // what the first kDrawnRows rows stand for; row r equals row r % kDrawnRows
+    std::vector<float> row_scale;  // for int8
+    std::vector<float> drawn;      // what the first kDrawnRows rows stand for; row r equals row r % kDrawnRows
 
     const float* row(int64_t r) const { return drawn.data() + r % kDrawnRows * matrix.cols; }
 };
@@ -139,7 +144,8 @@ Seconds time_products(Compute& compute, const Problem& problem, int repeats, std
     Seconds seconds;
     for (int repeat = 0; repeat <= repeats; ++repeat) {
         const auto start = Clock::now();
-        packed.pack_rows(compute, compute.gemm, problem.rows.data(), problem.m, problem.depth());
+        packed.pack_rows(compute, compute.weight_gemm, problem.rows.data(), problem.m, problem.depth(),
+                         problem.forward ? nullptr : problem.w.matrix.row_scale);
         const double pack = since(start);
         if (problem.forward) {
             cpuft::multiply_transposed(compute, packed, problem.w.matrix, nullptr, false, c.data());
@@ -167,7 +173,7 @@ std::string joined(const std::vector<double>& values) {
 
 void describe(const KernelTable& table, int n_threads) {
     std::string names;
-    for (const std::string& name : precisions(table)) names += (names.empty() ? "\"" : ", \"") + name + "\"";
+    for (const auto& [name, precision] : precisions(table)) names += (names.empty() ? "\"" : ", \"") + name + "\"";
     std::printf("{\"isa\": \"%s\", \"n_threads\": %d, \"precisions\": [%s]}\n", table.name, n_threads, names.c_str());
 }
 
@@ -178,11 +184,15 @@ int64_t positive(const char* text) {
 }
 
 void run(const KernelTable& table, int n_threads, char** argv) {
-    Compute compute = make_compute(n_threads, table, argv[0]);
+    Compute compute(n_threads, table, find_precision(table, argv[0]));
     const auto type = static_cast<ggml_type>(std::atoi(argv[1]));
     const int64_t m = positive(argv[3]), outputs = positive(argv[4]), inputs = positive(argv[5]);
     std::mt19937 random(0);
-    const Weights w = make_weights(random, type, outputs, inputs, n_threads);
+    Weights w = make_weights(random, type, outputs, inputs, n_threads);
+    if (compute.precision == Precision::kInt8) {
+        w.row_scale = cpuft::row_scales(compute, w.matrix);
+        w.matrix.row_scale = w.row_scale.data();
+    }
     Problem problem{std::strcmp(argv[2], "forward") == 0, m, w, {}};
     problem.rows = normal_values(random, m * problem.depth(), 1.0f);
     std::vector<float> c(static_cast<size_t>(m * problem.width()));

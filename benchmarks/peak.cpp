@@ -75,11 +75,14 @@ struct Loop {
     int operations;  // of one round
 };
 
-// Under the engine's names of instruction sets: what its kernels of that name and precision could reach.
+// Under the engine's names of instruction sets: what its kernels of that name and precision could reach. Precision bf16
+// multiplies float32 where the name has no bfloat16 product.
 const Loop kLoops[] = {
-    {"avx2", "f32", f32_ymm, 16 * kYmmChains},          {"avxvnni", "f32", f32_ymm, 16 * kYmmChains},
+    {"avx2", "f32", f32_ymm, 16 * kYmmChains},          {"avx2", "bf16", f32_ymm, 16 * kYmmChains},
+    {"avxvnni", "f32", f32_ymm, 16 * kYmmChains},       {"avxvnni", "bf16", f32_ymm, 16 * kYmmChains},
     {"avxvnni", "int8", int8_ymm, 64 * kYmmChains},     {"avx512", "f32", f32_zmm, 32 * kZmmChains},
-    {"avx512vnni", "f32", f32_zmm, 32 * kZmmChains},    {"avx512vnni", "int8", int8_zmm, 128 * kZmmChains},
+    {"avx512", "bf16", f32_zmm, 32 * kZmmChains},       {"avx512vnni", "f32", f32_zmm, 32 * kZmmChains},
+    {"avx512vnni", "bf16", f32_zmm, 32 * kZmmChains},   {"avx512vnni", "int8", int8_zmm, 128 * kZmmChains},
     {"avx512bf16", "f32", f32_zmm, 32 * kZmmChains},    {"avx512bf16", "bf16", bf16_zmm, 64 * kZmmChains},
     {"avx512bf16", "int8", int8_zmm, 128 * kZmmChains},
 };
