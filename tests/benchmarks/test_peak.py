@@ -79,5 +79,5 @@ def test_merged_chains_would_be_noticed(tmp_path: Path) -> None:
 
 def test_only_known_pairs_are_measured() -> None:
     """A pair without a loop is no figure; nor are the reference kernels."""
-    assert peak.measure_peak("avx2", "bf16", 1) is None
+    assert peak.measure_peak("avx2", "int8", 1) is None
     assert peak.measure_peak("reference", "f32", 1) is None
