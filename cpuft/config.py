@@ -131,6 +131,7 @@ class TrainConfig:
     early_stopping_threshold: float = number(0.0, *FROM_0)
     activations: str = choice("auto", ["auto", "keep", "recompute"], free=True)
     precision: str = choice("auto", ["auto", "f32", "bf16", "int8"])
+    cache_frozen: bool = option(False, {"type": "boolean"}, "true or false", free=True)
     threads: int = count(0, 0, 4096, free=True)
 
     @property

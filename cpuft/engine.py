@@ -6,6 +6,7 @@ out become numpy views here; they are valid until the next `adapter_init` or `cl
 
 import ctypes
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from cpuft import toolchain
 from cpuft.errors import EngineError, ModelError, ResourceError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 # The linear layers that an adapter can attach to, in the order of `enum cpuft_target`.
 TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -36,6 +37,7 @@ _DOUBLE = ctypes.c_double
 _TEXT = ctypes.c_char_p
 _POINTER = ctypes.c_void_p
 _FLOATS = ctypes.POINTER(ctypes.c_float)
+_LOSS = [ctypes.POINTER(_DOUBLE), ctypes.POINTER(_INT64)]  # loss_sum, n_supervised
 
 # name: argument types. All return a cpuft_status, but for the few below.
 _PROTOTYPES: dict[str, list[Any]] = {
@@ -48,8 +50,9 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "cpuft_gradients": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
     "cpuft_moments": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
     "cpuft_set_activations": [_POINTER, ctypes.c_int],
-    "cpuft_forward_backward": [_POINTER] * 4 + [_INT64, _POINTER, ctypes.POINTER(_DOUBLE), ctypes.POINTER(_INT64)],
-    "cpuft_forward": [_POINTER] * 4 + [_INT64, ctypes.POINTER(_DOUBLE), ctypes.POINTER(_INT64)],
+    "cpuft_forward_backward": [_POINTER] * 4 + [_INT64] + [_POINTER] * 2 + _LOSS,
+    "cpuft_forward": [_POINTER] * 4 + [_INT64, _POINTER] + _LOSS,
+    "cpuft_forward_frozen": [_POINTER] * 3 + [_INT64, _POINTER],
     "cpuft_logits": [_POINTER] * 3 + [_INT64, _POINTER],
     "cpuft_step": [_POINTER, _INT64] + 6 * [_FLOAT] + [ctypes.POINTER(_DOUBLE)],
     "cpuft_zero_gradients": [_POINTER],
@@ -67,10 +70,22 @@ _OTHER_PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
 _STATUS_ERRORS = {1: ModelError, 2: ResourceError, 3: EngineError}
 
 
+def _library_path() -> Path:
+    """Return CPUFT_LIBRARY where set, else what `cpuft build` made."""
+    explicit = os.environ.get("CPUFT_LIBRARY")
+    return Path(explicit) if explicit else toolchain.locate().engine_library
+
+
+@functools.cache
+def library_digest() -> str:
+    """Return a digest of the engine's build: what it computes may differ in rounding from one build to another."""
+    return hashlib.sha256(_library_path().read_bytes()).hexdigest()
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """Load the engine: CPUFT_LIBRARY where set, else what `cpuft build` made."""
-    path = os.environ.get("CPUFT_LIBRARY") or toolchain.locate().engine_library
+    """Load the engine."""
+    path = _library_path()
     library = ctypes.CDLL(str(path))
     for name, arguments in _PROTOTYPES.items():
         getattr(library, name).argtypes = arguments
@@ -265,21 +280,39 @@ class Engine:
         """Choose what of the forward pass is kept for the backward pass. Gradients do not depend on it."""
         _call("cpuft_set_activations", self._handle, ("keep", "recompute").index(policy))
 
-    def forward_backward(self, batch: Batch) -> tuple[float, int]:
-        """Add the gradient of one micro-batch; return (sum of losses in nats, supervised tokens)."""
-        return self._loss("cpuft_forward_backward", batch, _address(batch.dropout_keys))
+    def forward_backward(self, batch: Batch, frozen: FloatArray | None = None) -> tuple[float, int]:
+        """Add the gradient of one micro-batch; return (sum of losses in nats, supervised tokens).
 
-    def forward(self, batch: Batch) -> tuple[float, int]:
-        """Return (sum of losses in nats, supervised tokens), without dropout and gradients."""
-        return self._loss("cpuft_forward", batch)
+        frozen: (T, n_embd), what `forward_frozen` gives for the batch, so that the layers below the adapter do not run.
+        """
+        return self._loss("cpuft_forward_backward", batch, frozen, _address(batch.dropout_keys))
 
-    def _loss(self, function: str, batch: Batch, *keys: int | None) -> tuple[float, int]:
+    def forward(self, batch: Batch, frozen: FloatArray | None = None) -> tuple[float, int]:
+        """Return (sum of losses in nats, supervised tokens), without dropout and gradients; `frozen` as above."""
+        return self._loss("cpuft_forward", batch, frozen)
+
+    def _loss(self, function: str, batch: Batch, frozen: FloatArray | None, *keys: int | None) -> tuple[float, int]:
+        shape = (len(batch.tokens), self.facts["n_embd"])
+        if frozen is not None and (
+            frozen.shape != shape or frozen.dtype != np.float32 or not frozen.flags.c_contiguous
+        ):
+            raise EngineError(f"frozen must be a contiguous float32 array of shape {shape}")
         loss, count = _DOUBLE(), _INT64()
         _call(
             function, self._handle, _address(batch.tokens), _address(batch.supervised), _address(batch.lengths),
-            len(batch.lengths), *keys, ctypes.byref(loss), ctypes.byref(count),
+            len(batch.lengths), *keys, _address(frozen), ctypes.byref(loss), ctypes.byref(count),
         )  # fmt: skip
         return loss.value, count.value
+
+    def forward_frozen(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
+        """Return the residual stream before the adapter's first layer, (T, n_embd): what training does not change."""
+        batch = Batch(tokens, np.zeros(len(tokens), np.uint8), lengths)
+        frozen = np.empty((len(tokens), self.facts["n_embd"]), np.float32)
+        _call(
+            "cpuft_forward_frozen", self._handle, _address(batch.tokens), _address(batch.lengths), len(lengths),
+            _address(frozen),
+        )  # fmt: skip
+        return frozen
 
     def logits(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
         """Return the logits of every position, (T, V). For tests and small inputs."""

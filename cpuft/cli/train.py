@@ -1,6 +1,7 @@
 """`cpuft train`."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ Examples:
               --config configs/lora.yaml --output runs/ba
   cpuft train … --output runs/ba --resume              go on after an interruption
   cpuft train … --set training.learning_rate=1e-4 --set lora.r=8
+  cpuft train … --layers last:8 --cache-frozen         train the upper layers; the others run once an example
   cpuft train … --init-adapter runs/ba/adapter.gguf --output runs/ba-2
 
 \b
@@ -47,6 +49,19 @@ class Setting(click.ParamType[tuple[str, Any]]):
             self.fail(f"{key}: {error}", param, ctx)
 
 
+class Layers(click.ParamType[tuple[str, int | None]]):
+    """all, or last:N: the layers that the adapter sits on."""
+
+    name = "all|last:N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
+        """Returns the key that says it, lora.layers, and its value."""
+        last = re.fullmatch("last:([1-9][0-9]{0,8})", str(value))
+        if last is None and value != "all":
+            self.fail(f"found {value!r}, expected all, or last:N with N of at least 1", param, ctx)
+        return "lora.layers", int(last[1]) if last else None
+
+
 @click.command("train", epilog=EPILOG)
 @click.option("--model", required=True, type=FILE, help="The base model, a GGUF file of any quantization.")
 @click.option("--train", "train_file", required=True, type=FILE, help="The training data, JSON lines.")
@@ -56,6 +71,10 @@ class Setting(click.ParamType[tuple[str, Any]]):
 @click.option("--resume", is_flag=True, help="Go on after the last checkpoint in the folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
 @click.option("--init-adapter", type=FILE, help="An adapter to start from, a GGUF file.")
+@click.option("--layers", type=Layers(), metavar="all|last:N", help="Train all layers or the last N: faster, smaller.")
+@click.option(
+    "--cache-frozen", is_flag=True, default=None, help="Run untrained layers once; keep their output on disk."
+)
 @click.option("--epochs", "num_epochs", type=int, help="How often every example is seen.")
 @click.option("--max-steps", "max_steps", type=int, help="End after this many optimizer steps.")
 @click.option("--truncate", "truncate", is_flag=True, default=None, help="Cut over-long examples at the end.")
@@ -72,6 +91,7 @@ def train(
     resume: bool,
     overwrite: bool,
     init_adapter: Path | None,
+    layers: tuple[str, int | None] | None,
     settings: tuple[tuple[str, Any], ...],
     as_json: bool,
     **options: Any,
@@ -81,7 +101,7 @@ def train(
     if resume and config_file is None and (output / "config.yaml").is_file():
         config_file = output / "config.yaml"
     given = {f"training.{name}": value for name, value in options.items() if value is not None}
-    config, notes = load_config(config_file, given | dict(settings))
+    config, notes = load_config(config_file, given | dict((layers,) if layers else ()) | dict(settings))
     for note in notes:
         click.echo(note, file=stream)
     job = TrainJob(model, train_file, output, config, val_file, init_adapter, resume, overwrite)

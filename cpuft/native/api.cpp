@@ -109,9 +109,9 @@ const char* name_of(Precision precision) {
 }
 
 MicroBatch micro_batch(const int32_t* tokens, const uint8_t* supervised, const int64_t* lengths, int64_t n_sequences,
-                       const uint64_t* keys) {
+                       const uint64_t* keys, const float* frozen) {
     require(tokens != nullptr && lengths != nullptr, "tokens and lengths must not be null");
-    return {tokens, supervised, lengths, n_sequences, keys};
+    return {tokens, supervised, lengths, n_sequences, keys, frozen};
 }
 
 }  // namespace
@@ -220,11 +220,11 @@ cpuft_status cpuft_set_activations(cpuft_engine* engine, cpuft_activations polic
 
 cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
                                     const int64_t* lengths, int64_t n_sequences, const uint64_t* dropout_keys,
-                                    double* loss_sum, int64_t* n_supervised) {
+                                    const float* frozen, double* loss_sum, int64_t* n_supervised) {
     return guarded(engine, [&] {
         require(supervised != nullptr, "supervised must not be null");
         const Loss loss = engine->transformer.forward_backward(
-            micro_batch(tokens, supervised, lengths, n_sequences, dropout_keys), engine->trained_adapter());
+            micro_batch(tokens, supervised, lengths, n_sequences, dropout_keys, frozen), engine->trained_adapter());
         engine->n_supervised += loss.n_supervised;
         *loss_sum = loss.sum;
         *n_supervised = loss.n_supervised;
@@ -232,13 +232,23 @@ cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens,
 }
 
 cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
-                           const int64_t* lengths, int64_t n_sequences, double* loss_sum, int64_t* n_supervised) {
+                           const int64_t* lengths, int64_t n_sequences, const float* frozen, double* loss_sum,
+                           int64_t* n_supervised) {
     return guarded(engine, [&] {
         require(supervised != nullptr, "supervised must not be null");
-        const Loss loss = engine->transformer.forward(micro_batch(tokens, supervised, lengths, n_sequences, nullptr),
-                                                      engine->adapter.get());
+        const Loss loss = engine->transformer.forward(
+            micro_batch(tokens, supervised, lengths, n_sequences, nullptr, frozen), engine->adapter.get());
         *loss_sum = loss.sum;
         *n_supervised = loss.n_supervised;
+    });
+}
+
+cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
+                                  int64_t n_sequences, float* frozen) {
+    return guarded(engine, [&] {
+        require(frozen != nullptr, "frozen must not be null");
+        engine->transformer.forward_frozen(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
+                                           engine->trained_adapter(), frozen);
     });
 }
 
@@ -246,8 +256,8 @@ cpuft_status cpuft_logits(cpuft_engine* engine, const int32_t* tokens, const int
                           float* logits) {
     return guarded(engine, [&] {
         require(logits != nullptr, "logits must not be null");
-        engine->transformer.logits(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr), engine->adapter.get(),
-                                   logits);
+        engine->transformer.logits(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
+                                   engine->adapter.get(), logits);
     });
 }
 

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define CPUFT_ABI_VERSION 1
+#define CPUFT_ABI_VERSION 2
 #define CPUFT_API __attribute__((visibility("default")))
 
 typedef struct cpuft_engine cpuft_engine;
@@ -126,17 +126,24 @@ CPUFT_API cpuft_status cpuft_set_activations(cpuft_engine* engine, cpuft_activat
  * lengths:      [n_sequences], each >= 1
  * dropout_keys: [n_sequences] or NULL for no dropout: a number that selects a sequence's dropout masks, so that they do
  *               not depend on how sequences are grouped into micro-batches.
+ * frozen:       [sum(lengths), n_embd] as cpuft_forward_frozen gives it, so that the layers below the adapter do not
+ *               run; or NULL to compute it. Results are the same, byte for byte.
  * loss_sum:     out, sum of the losses of all supervised tokens, in nats
  * n_supervised: out, how many there were
  * Adds the gradient of loss_sum to the gradients. */
 CPUFT_API cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
                                               const int64_t* lengths, int64_t n_sequences, const uint64_t* dropout_keys,
-                                              double* loss_sum, int64_t* n_supervised);
+                                              const float* frozen, double* loss_sum, int64_t* n_supervised);
 
 /* The loss alone, without dropout and without gradients. */
 CPUFT_API cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
-                                     const int64_t* lengths, int64_t n_sequences, double* loss_sum,
+                                     const int64_t* lengths, int64_t n_sequences, const float* frozen, double* loss_sum,
                                      int64_t* n_supervised);
+
+/* frozen: out, [sum(lengths), n_embd]: the residual stream before the adapter's first layer. Training does not change it,
+ * and a sequence's rows do not depend, in a single bit, on the sequences beside it or on the number of threads. */
+CPUFT_API cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
+                                            int64_t n_sequences, float* frozen);
 
 /* logits: out, [sum(lengths), n_vocab]. For tests and small inputs: it is the one call that stores logits whole. */
 CPUFT_API cpuft_status cpuft_logits(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,

@@ -58,9 +58,17 @@ void Transformer::logits(const MicroBatch& batch, const Adapter* adapter, float*
     multiply_transposed(compute_, head_.packed_h, model_.head, nullptr, false, logits);
 }
 
+void Transformer::forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen) {
+    begin(batch, &adapter, /*training=*/false);
+    forward_layers(batch, adapter.first_layer());
+    std::copy_n(residual(adapter.first_layer()).data(), T_ * model_.dims.C, frozen);
+}
+
 // Checks the batch and lays out positions, sequences and dropout keys.
 void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, bool training) {
     if (batch.n_sequences < 1) refuse("a micro-batch needs at least one sequence");
+    if (batch.frozen != nullptr && adapter == nullptr)
+        refuse("frozen is the residual stream before the adapter's first layer, and the engine has no adapter");
     adapter_ = adapter;
     training_ = training;
     sequences_.start.assign(1, 0);
@@ -103,10 +111,16 @@ void Transformer::embed(const int32_t* tokens, float* x) {
     });
 }
 
-void Transformer::forward_layers(const MicroBatch& batch) {
+void Transformer::forward_layers(const MicroBatch& batch, int64_t end) {
     const int64_t values = T_ * model_.dims.C;
-    embed(batch.tokens, residual(0).reserve(values));
-    for (int64_t layer = 0; layer < model_.dims.n_layer; ++layer) {
+    const int64_t first = batch.frozen != nullptr ? adapter_->first_layer() : 0;
+    float* start = residual(first).reserve(values);
+    if (batch.frozen != nullptr) {
+        std::copy_n(batch.frozen, values, start);
+    } else {
+        embed(batch.tokens, start);
+    }
+    for (int64_t layer = first; layer < end; ++layer) {
         const float* x = residual(layer).data();
         float* x_out = residual(layer + 1).reserve(values);
         Activations& a = activations(layer);

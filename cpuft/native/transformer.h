@@ -25,6 +25,7 @@ struct MicroBatch {
     const int64_t* lengths;     // [n_sequences]
     int64_t n_sequences;
     const uint64_t* dropout_keys;  // [n_sequences] or null
+    const float* frozen;           // [T, C], the residual stream before the adapter's first layer, or null
 };
 
 struct Loss {
@@ -42,11 +43,15 @@ class Transformer {
     Loss forward_backward(const MicroBatch& batch, const Adapter& adapter);
     Loss forward(const MicroBatch& batch, const Adapter* adapter);
     void logits(const MicroBatch& batch, const Adapter* adapter, float* logits);
+    // frozen: [T, C] out, the residual stream before the adapter's first layer.
+    void forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen);
 
   private:
     void begin(const MicroBatch& batch, const Adapter* adapter, bool training);
     void embed(const int32_t* tokens, float* x);
-    void forward_layers(const MicroBatch& batch);
+    void forward_layers(const MicroBatch& batch) { forward_layers(batch, model_.dims.n_layer); }
+    // Leaves the residual stream before layer `end` in residual(end).
+    void forward_layers(const MicroBatch& batch, int64_t end);
     // x: [T, C] in; x_out: [T, C] out, or null where only the activations are wanted.
     void forward_layer(int64_t layer, const float* x, Activations& activations, float* x_out);
     // dx: [T, C] in: gradient of the layer's output, out: of its input.

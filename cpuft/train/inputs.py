@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from cpuft.config import Config, TrainJob
+from cpuft.data.batches import epoch_order
 from cpuft.data.dataset import Dataset, formatter_of, load_dataset
+from cpuft.data.examples import Example
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError
 from cpuft.models.adapter import read_adapter
 from cpuft.models.gguf import Gguf, read_gguf
 from cpuft.train.checkpoint import AdapterShape, load_adapter
+from cpuft.train.frozen import FrozenCache, open_frozen, require_frozen_layers
 from cpuft.train.memory import activation_policy
 
 SAMPLE = 32 << 20  # bytes at either end of a model that tell it from others; reading all of a large one takes minutes
@@ -23,14 +26,16 @@ SAMPLE = 32 << 20  # bytes at either end of a model that tell it from others; re
 class Inputs:
     """A run's model and data.
 
+    frozen: the frozen layers' output on disk, None where it is computed in every pass.
     given: digests of all that a resumed run must be given again.
-    notes: what a user should know about how the datasets were read.
+    notes: what a user should know about how the datasets were read, and where the frozen layers' output is kept.
     """
 
     engine: Engine
     training: Dataset
     validation: Dataset | None
     shape: AdapterShape
+    frozen: FrozenCache | None
     given: Mapping[str, str]
     notes: list[str]
 
@@ -38,8 +43,9 @@ class Inputs:
 def load_inputs(job: TrainJob, config: Config, engine: Engine) -> Inputs:
     """Reads the datasets and attaches an adapter to the engine, fresh or with the values of job.init_adapter.
 
-    Raises DatasetError, AdapterError or ModelError.
+    Raises ConfigError, DatasetError, AdapterError, ModelError or ResourceError.
     """
+    require_frozen_layers(config, int(engine.facts["n_layer"]))
     model = read_gguf(job.model)
     assert config.training.date is not None
     formatter = formatter_of(model, engine, datetime.date.fromisoformat(config.training.date))
@@ -63,7 +69,16 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine) -> Inputs:
             notes.append(f"{dataset.path}: {dataset.n_truncated} examples were cut to {most} tokens ({limit})")
     if validation is not None and (n_shared := _n_shared(training, validation)):
         notes.append(f"{n_shared} of the validation examples are in the training data, too: val_loss looks too good")
-    return Inputs(engine, training, validation, shape, given, notes)
+    frozen = None
+    if config.training.cache_frozen:
+        frozen = open_frozen(engine, model, first_adapted_layer(config, engine))
+        notes.append(frozen.require(_seen(config, training) + ([] if validation is None else validation.examples)))
+    return Inputs(engine, training, validation, shape, frozen, given, notes)
+
+
+def first_adapted_layer(config: Config, engine: Engine) -> int:
+    """The layers from this one on have the adapter; those before it are frozen."""
+    return 0 if config.lora.layers is None else int(engine.facts["n_layer"]) - config.lora.layers
 
 
 def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) -> AdapterShape:
@@ -76,7 +91,7 @@ def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) 
         alpha=lora.alpha,
         dropout=lora.dropout,
         targets=lora.targets,
-        first_layer=0 if lora.layers is None else n_layer - lora.layers,
+        first_layer=first_adapted_layer(config, engine),
         seed=config.training.seed,
     )
     if job.init_adapter is not None:
@@ -92,6 +107,13 @@ def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) 
             raise AdapterError(f"{job.init_adapter}: its alpha is {alpha:g}: set lora.lora_alpha: {alpha:g}")
     name = str(model.get("general.name", "base model"))
     return AdapterShape(lora.alpha, model.architecture, {"general.name": f"{name} LoRA"})
+
+
+def _seen(config: Config, training: Dataset) -> list[Example]:
+    """The training examples that a run will see: all of them, unless max_steps ends it in the first epoch."""
+    order = epoch_order(len(training.examples), config.training.seed, epoch=0)
+    most = len(order) if config.training.max_steps is None else config.training.max_steps
+    return [training.examples[i] for i in order[: most * config.training.examples_per_step]]
 
 
 def _n_shared(training: Dataset, validation: Dataset) -> int:

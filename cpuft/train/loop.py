@@ -6,6 +6,7 @@ counts of tokens, and divides once a step, so nothing depends on how the example
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from cpuft.config import Config, TrainJob
 from cpuft.data.batches import dropout_keys, passes, step_examples, steps_per_epoch
-from cpuft.engine import Batch, Engine
+from cpuft.engine import Batch, Engine, FloatArray
 from cpuft.errors import ConfigError, EngineError, ModelError
 from cpuft.train import checkpoint
 from cpuft.train.checkpoint import State, Window
@@ -68,7 +69,7 @@ class Trainer:
 
     def __init__(self, run: RunFolder, config: Config, inputs: Inputs, state: State, stop: StopRequest) -> None:
         self.folder, self.config, self.inputs, self.state, self.stop = run, config.training, inputs, state, stop
-        self.engine, self.dropout = inputs.engine, config.lora.dropout > 0
+        self.engine, self.frozen, self.dropout = inputs.engine, inputs.frozen, config.lora.dropout > 0
         self.examples = inputs.training.examples
         per_epoch = steps_per_epoch(len(self.examples), self.config.examples_per_step)
         self.n_steps = per_epoch * self.config.num_epochs
@@ -87,6 +88,7 @@ class Trainer:
         with (
             Recorder(self.folder, self.n_epochs, self.n_steps, first_step=state.step + 1, say=say) as recorder,
             tqdm(total=self.n_steps, initial=state.step, unit="step", disable=not show_progress, leave=False) as bar,
+            nullcontext() if self.frozen is None else self.frozen.progress(show=show_progress),
         ):
             for line in self._introduction():
                 recorder.note(line)
@@ -121,7 +123,7 @@ class Trainer:
         keys = dropout_keys(config.seed, epoch, indices) if self.dropout else None
         loss, n_supervised, n_tokens = 0.0, 0, 0
         for batch in passes(self.examples, indices, config.tokens_per_pass, keys):
-            pass_loss, pass_supervised = self.engine.forward_backward(batch)
+            pass_loss, pass_supervised = self.engine.forward_backward(batch, self._frozen_rows(batch))
             loss += pass_loss
             n_supervised += pass_supervised
             n_tokens += batch.tokens.size
@@ -163,7 +165,7 @@ class Trainer:
 
     def _validate(self) -> tuple[float, int]:
         """Mean loss in nats and number of tokens of the validation data; keeps the adapter if it is the best so far."""
-        results = [self.engine.forward(batch) for batch in self.validation]
+        results = [self.engine.forward(batch, self._frozen_rows(batch)) for batch in self.validation]
         n_supervised = sum(n for _, n in results)
         loss = sum(loss for loss, _ in results) / n_supervised
         if not math.isfinite(loss):
@@ -175,6 +177,9 @@ class Trainer:
             state.best_step, state.best_loss = state.step, loss
             checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
         return loss, n_supervised
+
+    def _frozen_rows(self, batch: Batch) -> FloatArray | None:
+        return None if self.frozen is None else self.frozen.rows(batch)
 
     def _save(self) -> None:
         checkpoint.save(

@@ -29,7 +29,8 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 def a_pass(engine, n):
-    engine.forward_backward(Batch(np.arange(n, dtype=np.int32), np.ones(n, np.uint8), np.array([n], np.int64)))
+    tokens = np.arange(n, dtype=np.int32) % 300
+    engine.forward_backward(Batch(tokens, np.ones(n, np.uint8), np.array([n], np.int64)))
 
 def opened(threads=2):
     engine = Engine(Path(sys.argv[1]), threads=threads)
@@ -56,6 +57,13 @@ def one_pass():
     with opened() as engine:
         a_pass(engine, 8)
         yield
+
+def last_layer_then_all():
+    with Engine(Path(sys.argv[1]), threads=2, precision="f32") as engine:
+        for first_layer in (engine.facts["n_layer"] - 1, 0):
+            engine.adapter_init(rank=4, alpha=8.0, first_layer=first_layer)
+            a_pass(engine, 3000)
+            yield
 
 sizes = [resident()]
 for _ in globals()[sys.argv[2]]():
@@ -87,3 +95,14 @@ def test_weights_stay_quantized(built: Toolchain, tmp_path: Path) -> None:
     before, after = resident_after("one_pass", tmp_path / "wide.gguf")
     file_size = (tmp_path / "wide.gguf").stat().st_size / 1e6
     assert after - before < file_size + 60
+
+
+def test_frozen_layers_keep_nothing(model_of: ModelOf) -> None:
+    """What eleven more adapted layers add to a pass is all that they keep; frozen, they had kept none of it."""
+    spec = ModelSpec("llama", n_layer=12, seed=7)
+    model = model_of(spec)
+    before, last, all_ = resident_after("last_layer_then_all", model)
+    values = 2 * (spec.n_head + spec.n_head_kv) * spec.head_size + 2 * spec.n_embd + 2 * spec.n_ff  # of a token
+    layer = 3000 * 4 * values / 1e6
+    assert all_ - last > 0.9 * 11 * layer
+    assert last - before < 8 * layer  # one layer's activations, their gradients, packed copies, the weights

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from cpuft.toolchain import Toolchain
 from tests.conftest import ROOT, RunCpuft
 from tests.train.runs import SETTINGS, Inputs, metrics
 
@@ -48,6 +50,20 @@ def test_json_alone_on_stdout_and_the_notes_of_the_configuration(
     assert "training.optim: adamw_8bit runs as AdamW" in done.stderr
 
 
+def test_the_layers_and_their_cache(inputs: Inputs, run_cpuft: RunCpuft, built: Toolchain, tmp_path: Path) -> None:
+    environment = {"CPUFT_LIBRARY": str(built.engine_library), "CPUFT_CACHE": str(tmp_path / "cache")}
+    options = [*SETTING_OPTIONS, "--max-steps", "1"]
+    for layers, cached in (("last:1", ["--cache-frozen"]), ("all", ["--set", "lora.layers=1"]), ("all", [])):
+        run = tmp_path / layers / str(len(cached))
+        done = run_cpuft(*arguments(inputs, run, layers=layers), *options, *cached, env=environment)
+        assert done.returncode == 0, done.stderr
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["lora"]["layers"] == (None if not cached else 1)  # --set is the last word
+        assert config["training"]["cache_frozen"] is ("--cache-frozen" in cached)
+    (folder,) = (tmp_path / "cache" / "frozen").iterdir()
+    assert len(list(folder.iterdir())) == 4 + 3  # a step's training examples and the validation data
+
+
 def test_interrupt_is_exit_130_and_says_how_to_go_on(inputs: Inputs, tmp_path: Path, run_cpuft: RunCpuft) -> None:
     command = arguments(inputs, tmp_path / "run")
     many = [*SETTING_OPTIONS, "--set", "training.num_epochs=10000", "--set", "training.logging_steps=1"]
@@ -80,6 +96,12 @@ MISTAKES: list[tuple[dict[str, Any], list[str], str]] = [
     ({"config": "bad.yaml"}, [], r"bad\.yaml: 2 faults:\n  training\.lerning_rate: .*\n  training\.learning_rate: "),
     ({}, ["--set", "training.learning_rate=nan"], r"training\.learning_rate: found nan, expected a finite number"),
     ({}, ["--set", "learning_rate"], r"expected SECTION\.KEY=VALUE"),
+    ({"layers": "last:0"}, [], r"'--layers': found 'last:0', expected all, or last:N with N of at least 1"),
+    ({"layers": "last:x"}, [], r"found 'last:x', expected all, or last:N"),
+    ({"layers": "first:3"}, [], r"found 'first:3', expected all, or last:N"),
+    ({"layers": "last:3"}, [], r"lora\.layers is 3, but .*tiny\.gguf has 2 layers"),
+    ({}, ["--cache-frozen"], r"lora\.layers is null, so all 2 layers are trained: set .* --layers last:1, or leave"),
+    ({"layers": "last:2"}, ["--cache-frozen"], r"lora\.layers is 2, so all 2 layers are trained"),
     ({}, ["--resume"], "there is no run to resume"),
     ({}, ["--init-adapter", "none.gguf"], r"none\.gguf"),
     ({"output": "."}, [], "the folder is not empty: give --resume"),

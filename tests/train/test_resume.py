@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +29,7 @@ from pathlib import Path
 from cpuft.train.loop import run_training
 from tests.train.runs import Inputs
 
-given, output, event, word, what = json.loads(sys.argv[1])
+given, output, event, word, what, settings = json.loads(sys.argv[1])
 
 def disturb(name, arguments):
     if name == event and any(word in str(a) for a in arguments):
@@ -37,7 +39,7 @@ def disturb(name, arguments):
 
 sys.addaudithook(disturb)
 say = lambda line: sys.audit("cpuft.say", line)
-run_training(Inputs(*map(Path, given)).job(Path(output)), say=say)
+run_training(Inputs(*map(Path, given)).job(Path(output), settings), say=say)
 """
 POINTS = [
     ("cpuft.say", "Step 3/"),  # between two checkpoints
@@ -52,9 +54,11 @@ POINTS = [
 ]
 
 
-def disturb(inputs: Inputs, output: Path, event: str, word: str, what: str) -> "subprocess.CompletedProcess[str]":
+def disturb(
+    inputs: Inputs, output: Path, event: str, word: str, what: str, settings: Mapping[str, Any] | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Trains in a process of its own, until it is disturbed."""
-    given = [[str(inputs.model), str(inputs.train), str(inputs.val)], str(output), event, word, what]
+    given = [[str(inputs.model), str(inputs.train), str(inputs.val)], str(output), event, word, what, settings]
     command = [sys.executable, "-c", DISTURBED, json.dumps(given)]
     return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
 
