@@ -10,23 +10,13 @@
 #include "buffer.h"
 #include "compute.h"
 #include "cpuft.h"
-#include "layers/attention.h"
 #include "layers/cross_entropy.h"
 #include "layers/linear_lora.h"
 #include "layers/rope.h"
+#include "layout.h"
 #include "model.h"
 
 namespace cpuft {
-
-// One micro-batch: sequences end to end, without padding. See cpuft_forward_backward.
-struct MicroBatch {
-    const int32_t* tokens;      // [T]
-    const uint8_t* supervised;  // [T] or null (logits only)
-    const int64_t* lengths;     // [n_sequences]
-    int64_t n_sequences;
-    const uint64_t* dropout_keys;  // [n_sequences] or null
-    const float* frozen;           // [T, C], the residual stream before the adapter's first layer, or null
-};
 
 struct Loss {
     double sum = 0.0;  // nats
@@ -47,22 +37,27 @@ class Transformer {
     void forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen);
 
   private:
-    void begin(const MicroBatch& batch, const Adapter* adapter, bool training);
+    enum class Purpose { kTrain, kLoss, kValues };  // kValues: of every token, in the micro-batch's order
+    void begin(const MicroBatch& batch, const Adapter* adapter, Purpose purpose);
     void embed(const int32_t* tokens, float* x);
     void forward_layers(const MicroBatch& batch) { forward_layers(batch, model_.dims.n_layer); }
     // Leaves the residual stream before layer `end` in residual(end).
     void forward_layers(const MicroBatch& batch, int64_t end);
-    // x: [T, C] in; x_out: [T, C] out, or null where only the activations are wanted.
+    // x: [T, C] in; x_out: [rows behind attention, C] out, or null where only the activations are wanted.
     void forward_layer(int64_t layer, const float* x, Activations& activations, float* x_out);
-    // dx: [T, C] in: gradient of the layer's output, out: of its input.
+    // dx: [rows behind attention, C] in: gradient of the layer's output, [T, C] out: of its input.
     void backward_layer(int64_t layer, const float* x, Activations& activations, float* dx);
     void backward_attention(int64_t layer, const float* x, Activations& activations, float* dx);
-    Loss head(const MicroBatch& batch, float* dx);
+    // dx: [n_predicting, C] out, or null.
+    Loss head(float* dx);
+    // Behind the last layer's attention only the tokens that predict a target go on: this many rows, in layout's order.
+    int64_t rows_behind_attention(int64_t layer) const;
+    bool drops_rows(int64_t layer) const { return rows_behind_attention(layer) < T_; }
 
     void linear_forward(int64_t layer, cpuft_target target, LinearInput& input, Activations& activations,
                         bool accumulate, float* y);
-    void linear_backward(int64_t layer, cpuft_target target, const float* x, Activations& activations, const float* dy,
-                         bool accumulate, float* dx);
+    void linear_backward(int64_t layer, cpuft_target target, const float* x, int64_t n, Activations& activations,
+                         const float* dy, bool accumulate, float* dx);
     const Lora* lora(int64_t layer, cpuft_target target) const {
         return adapter_ ? adapter_->lora(layer, target) : nullptr;
     }
@@ -87,9 +82,7 @@ class Transformer {
     const Adapter* adapter_ = nullptr;
     bool training_ = false;
     int64_t T_ = 0;
-    Sequences sequences_;
-    std::vector<int32_t> positions_;      // [T]
-    std::vector<uint64_t> dropout_rows_;  // [T] or empty
+    Layout layout_;
 
     // Activations by layer, and workspaces that all layers share. They grow to the largest pass and stay.
     std::vector<Buffer<float>> residuals_;  // [L + 1] and two shared slots
@@ -102,7 +95,7 @@ class Transformer {
     Buffer<float> d_o_, dq_;          // [T, H, D]
     Buffer<float> dk_, dv_;           // [T, K, D]
     Buffer<float> delta_;             // [T, H]
-    Buffer<float> head_h_, head_dh_;  // [n_supervised, C]
+    Buffer<float> head_h_, head_dh_;  // [n_predicting, C]
 };
 
 }  // namespace cpuft

@@ -293,7 +293,7 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     assert "finite" in outcome.message
 
 
-@pytest.mark.parametrize(("isa", "precision"), [("mmx", None), (None, "fp8"), ("reference", "bf16")])
+@pytest.mark.parametrize(("isa", "precision"), [("mmx", None), (None, "fp8"), ("avx2", "int8")])
 def test_unknown_kernels(isa: str | None, precision: str | None, tmp_path: Path) -> None:
     path = write_model(tmp_path / "model.gguf", SPEC)
     with pytest.raises(ModelError, match=precision or isa):

@@ -7,8 +7,7 @@ namespace cpuft {
 
 namespace {
 
-// Rows of queries and keys in a tile. 64 x 64 scores are 16 KiB, half of an L1 cache.
-constexpr int64_t kBlock = 64;
+constexpr int64_t kBlock = kAttentionBlock;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -58,28 +57,60 @@ class Tiles {
     char* b_;
 };
 
-// A unit of work: one block of one sequence for one head.
+struct Range {
+    int64_t first, last;  // tokens [first, last)
+};
+
+// A unit of work: one block of one segment for one head.
 struct Task {
-    int64_t first, last;  // the sequence's tokens
+    int64_t first, last;  // the segment's tokens
+    Range before;         // its prefix, all of which it sees
+    Range after;          // the segments whose prefix it is, all of which see it
     int64_t head;
     int64_t block;  // the block's first token
     int64_t n;      // tokens in the block
+
+    // Blocks of keys that this block of queries sees, and of queries that see this block of keys, in ascending order.
+    template <class Visit>
+    void for_keys(Visit visit) const {
+        for (int64_t j = before.first; j < before.last; j += kBlock) visit(j, std::min(kBlock, before.last - j));
+        for (int64_t j = first; j < block + n; j += kBlock) visit(j, std::min(kBlock, last - j));
+    }
+    template <class Visit>
+    void for_queries(Visit visit) const {
+        for (int64_t i = block; i < last; i += kBlock) visit(i, std::min(kBlock, last - i));
+        for (int64_t i = after.first; i < after.last; i += kBlock) visit(i, std::min(kBlock, after.last - i));
+    }
+    int64_t keys_seen() const { return before.last - before.first + block - first; }
 };
+
+// The tasks of a segment know what lies before and after it.
+Task segment_of(const Sequences& sequences, int64_t s) {
+    const auto start = [&](int64_t segment) { return sequences.start[static_cast<size_t>(segment)]; };
+    Task task{start(s), start(s + 1), {0, 0}, {0, 0}, 0, 0, 0};
+    if (sequences.prefix.empty()) return task;
+    const auto prefix = [&](int64_t segment) { return sequences.prefix[static_cast<size_t>(segment)]; };
+    if (prefix(s) >= 0) task.before = {start(prefix(s)), start(prefix(s) + 1)};
+    int64_t end = s + 1;
+    while (end < sequences.count() && prefix(end) == s) ++end;
+    task.after = {start(s + 1), start(end)};
+    return task;
+}
 
 // Later blocks see more keys, so they are handed out first: the pass does not end waiting for one long task.
 std::vector<Task> list_tasks(const Sequences& sequences, int64_t n_heads) {
     std::vector<Task> tasks;
     for (int64_t s = 0; s < sequences.count(); ++s) {
-        const int64_t first = sequences.start[static_cast<size_t>(s)],
-                      last = sequences.start[static_cast<size_t>(s) + 1];
-        for (int64_t head = 0; head < n_heads; ++head) {
-            for (int64_t block = first; block < last; block += kBlock) {
-                tasks.push_back({first, last, head, block, std::min(kBlock, last - block)});
+        Task task = segment_of(sequences, s);
+        for (task.head = 0; task.head < n_heads; ++task.head) {
+            for (task.block = task.first; task.block < task.last; task.block += kBlock) {
+                task.n = std::min(kBlock, task.last - task.block);
+                tasks.push_back(task);
             }
         }
     }
     std::stable_sort(tasks.begin(), tasks.end(),
-                     [](const Task& a, const Task& b) { return a.block - a.first > b.block - b.first; });
+                     [](const Task& a, const Task& b) { return a.keys_seen() > b.keys_seen(); });
     return tasks;
 }
 
@@ -121,19 +152,21 @@ void forward_block(const Task& task, const AttentionShape& shape, const RowKerne
     std::fill_n(sums, kBlock, 0.0f);
     const Block queries = {q + task.block * q_stride + task.head * D, q_stride, task.n};
     float* out = o + task.block * q_stride + task.head * D;
-    for (int64_t j = task.first; j < task.block + task.n; j += kBlock) {
-        const Block keys = {k + j * kv_stride + kv_head * D, kv_stride, std::min(kBlock, task.last - j)};
+    bool accumulate = false;
+    task.for_keys([&](int64_t j, int64_t n_keys) {
+        const Block keys = {k + j * kv_stride + kv_head * D, kv_stride, n_keys};
         scores(tiles, queries, task.block, keys, j, shape, rows, s);
         for (int64_t i = 0; i < task.n; ++i) {
             const float largest = std::max(maxima[i], rows.maximum(s + i * kBlock, keys.n));
             const float correction = std::exp(maxima[i] - largest);
             sums[i] = sums[i] * correction + rows.exp_sum(s + i * kBlock, largest, keys.n);
-            if (j > task.first) rows.scale(correction, out + i * q_stride, D);
+            if (accumulate) rows.scale(correction, out + i * q_stride, D);
             maxima[i] = largest;
         }
         tiles.multiply(s, kBlock, false, v + j * kv_stride + kv_head * D, kv_stride, false, task.n, D, keys.n, out,
-                       q_stride, j > task.first);
-    }
+                       q_stride, accumulate);
+        accumulate = true;
+    });
     for (int64_t i = 0; i < task.n; ++i) {
         rows.scale(1.0f / sums[i], out + i * q_stride, D);
         lse[(task.block + i) * shape.H + task.head] = maxima[i] + std::log(sums[i]);
@@ -153,9 +186,9 @@ void backward_keys(const Task& task, const AttentionShape& shape, const RowKerne
     const Block keys = {x.k + kv_offset, kv_stride, task.n};
     bool accumulate = false;
     for (int64_t head = task.head * group; head < (task.head + 1) * group; ++head) {
-        for (int64_t i = task.block; i < task.last; i += kBlock, accumulate = true) {
+        task.for_queries([&](int64_t i, int64_t n_queries) {
             const int64_t q_offset = i * q_stride + head * D, row = i * shape.H + head;
-            const Block queries = {x.q + q_offset, q_stride, std::min(kBlock, task.last - i)};
+            const Block queries = {x.q + q_offset, q_stride, n_queries};
             probabilities(tiles, queries, i, keys, task.block, x.lse + row, shape.H, shape, rows, p);
             tiles.multiply(p, kBlock, true, x.d_o + q_offset, q_stride, false, task.n, D, queries.n, dv + kv_offset,
                            kv_stride, accumulate);
@@ -164,7 +197,8 @@ void backward_keys(const Task& task, const AttentionShape& shape, const RowKerne
             score_gradients(p, x.delta + row, shape.H, shape.scale, queries.n, task.n, dp);
             tiles.multiply(dp, kBlock, true, queries.data, q_stride, false, task.n, D, queries.n, dk + kv_offset,
                            kv_stride, accumulate);
-        }
+            accumulate = true;
+        });
     }
 }
 
@@ -176,16 +210,18 @@ void backward_queries(const Task& task, const AttentionShape& shape, const RowKe
     float *p = scratch, *dp = scratch + kBlock * kBlock;
     const int64_t q_offset = task.block * q_stride + task.head * D, row = task.block * shape.H + task.head;
     const Block queries = {x.q + q_offset, q_stride, task.n};
-    for (int64_t j = task.first; j < task.block + task.n; j += kBlock) {
+    bool accumulate = false;
+    task.for_keys([&](int64_t j, int64_t n_keys) {
         const int64_t kv_offset = j * kv_stride + kv_head * D;
-        const Block keys = {x.k + kv_offset, kv_stride, std::min(kBlock, task.last - j)};
+        const Block keys = {x.k + kv_offset, kv_stride, n_keys};
         probabilities(tiles, queries, task.block, keys, j, x.lse + row, shape.H, shape, rows, p);
         tiles.multiply(x.d_o + q_offset, q_stride, false, x.v + kv_offset, kv_stride, true, task.n, keys.n, D, dp,
                        kBlock, false);
         score_gradients(p, x.delta + row, shape.H, shape.scale, task.n, keys.n, dp);
         tiles.multiply(dp, kBlock, false, keys.data, kv_stride, false, task.n, D, keys.n, dq + q_offset, q_stride,
-                       j > task.first);
-    }
+                       accumulate);
+        accumulate = true;
+    });
 }
 
 constexpr int64_t kScratchFloats = 2 * kBlock * kBlock + 2 * kBlock;
@@ -223,7 +259,7 @@ void attention_backward(Compute& compute, const AttentionShape& shape, const Seq
         Tiles tiles(compute.gemm, scratch, D);
         float* tile = scratch.attention.reserve(kScratchFloats);
         if (index < n_key_tasks) {
-            // The first block of keys is seen by the most queries: this list runs from its end.
+            // The first blocks of keys are seen by the most queries: this list runs from its end.
             backward_keys(key_tasks[static_cast<size_t>(n_key_tasks - 1 - index)], shape, compute.kernels.rows, tiles,
                           tile, arrays, dk, dv);
         } else {

@@ -1,5 +1,6 @@
 // Causal grouped-query attention (Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245), tiled so that no T x T
-// matrix exists (Dao et al. 2022, arXiv:2205.14135). Sequences of a pass lie end to end and do not see each other.
+// matrix exists (Dao et al. 2022, arXiv:2205.14135). Sequences of a pass lie end to end and do not see each other, but some
+// may have a common beginning.
 //
 //   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij - lse_i),   o_i = sum_j p_ij v_j
 #pragma once
@@ -15,9 +16,15 @@ struct AttentionShape {
     float scale;      // 1 / sqrt(D)
 };
 
-// The sequences of a pass: sequence s is tokens [start[s], start[s + 1]).
+// Rows of queries and keys in a tile. 64 x 64 scores are 16 KiB, half of an L1 cache.
+constexpr int64_t kAttentionBlock = 64;
+
+// The sequences of a pass: segment s is tokens [start[s], start[s + 1]), seen by itself and, where prefix[t] = s, by the
+// segments t whose beginning it is. These follow their prefix directly; a prefix has none of its own, and its length is a
+// multiple of kAttentionBlock. prefix may be empty: no segment has one.
 struct Sequences {
-    std::vector<int64_t> start;
+    std::vector<int64_t> start;   // [count + 1]
+    std::vector<int64_t> prefix;  // [count], -1 for none
     int64_t count() const { return static_cast<int64_t>(start.size()) - 1; }
     int64_t T() const { return start.back(); }
 };
