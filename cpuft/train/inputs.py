@@ -78,6 +78,7 @@ def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) 
         targets=lora.targets,
         first_layer=0 if lora.layers is None else n_layer - lora.layers,
         seed=config.training.seed,
+        moments="8bit" if config.training.optim == "adamw_8bit" else "f32",
     )
     if job.init_adapter is not None:
         initial = read_adapter(job.init_adapter)
