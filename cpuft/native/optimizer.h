@@ -16,7 +16,7 @@ double norm(Compute& compute, const float* x, int64_t n);
 // One step, number `step` from 1, on factor * gradients:
 //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr weight_decay p - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
-// m and v are of float32 where this step uses them, whatever precision `moments` keeps them in.
+// It computes in float32, whatever precision `moments` keeps m and v in.
 void adamw_step(Compute& compute, const AdamW& settings, int64_t step, float factor, const float* gradients,
                 float* parameters, Moments& moments);
 

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.train.runs import metrics
 
 # Measured over seeds 0, 1 and 2 in float32: 0.3 % at most, in the training loss of the last ten steps and in the
-# validation loss. A map of 256 equal steps, which has no room for small second moments, is LINEAR_MAP away.
+# validation loss. A map of 256 equal steps that rounds small second moments to 0 ends at a loss of 5.8 instead of 0.19.
 MOST = 0.02
 N_STEPS = 60
 
