@@ -68,6 +68,11 @@ FROM_0_TO_1 = ("from 0 to 1", {"minimum": 0, "maximum": 1})
 FROM_0_BELOW_1 = ("from 0 to below 1", {"minimum": 0, "exclusiveMaximum": 1})
 
 
+def _optim(value: str) -> str:
+    """The name under which an optimizer is known here."""
+    return "adamw_8bit" if value in ADAMW_8BIT else "adamw"
+
+
 def _modules(value: str | list[str]) -> tuple[str, ...]:
     """PEFT's names in the order of MODULES; "all-linear" stands for all of them."""
     return tuple(name for name, own in MODULES.items() if value == "all-linear" or name in value or own in value)
@@ -112,7 +117,7 @@ class TrainConfig:
     learning_rate: float = number(2e-4, *POSITIVE_TO_1)
     lr_scheduler_type: str = choice("linear", ["linear", "cosine", "constant"])
     warmup_steps: int = count(10, 0)
-    optim: str = choice("adamw", ADAMW, read=lambda _: "adamw")
+    optim: str = choice("adamw", ADAMW, read=_optim)
     weight_decay: float = number(0.0, *FROM_0_TO_1)
     adam_beta1: float = number(0.9, *FROM_0_BELOW_1)
     adam_beta2: float = number(0.999, *FROM_0_BELOW_1)

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from cpuft.config import ADAMW_8BIT, SECTIONS, Config, keys_of
+from cpuft.config import SECTIONS, Config, keys_of
 from cpuft.errors import ConfigError
 
 BITSANDBYTES = (
@@ -234,7 +234,4 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
             f"quantization.{{{','.join(given)}}}: the base model stays in the quantization of its GGUF file "
             "and is trained on as it is; these keys change nothing"
         )
-    optim = (document.get("training") or {}).get("optim")
-    if optim in ADAMW_8BIT:
-        notes.append(f"training.optim: {optim} runs as AdamW with 32-bit moments, which only LoRA's few weights need")
     return notes

@@ -26,7 +26,11 @@ ABI_VERSION = 2
 # The linear layers that an adapter can attach to, in the order of `enum cpuft_target`.
 TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
+# How AdamW's moments are kept, in the order of `enum cpuft_moments`.
+MOMENTS = ("f32", "8bit")
+
 FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
 
 _INT32 = ctypes.c_int32
 _INT64 = ctypes.c_int64
@@ -38,17 +42,19 @@ _TEXT = ctypes.c_char_p
 _POINTER = ctypes.c_void_p
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _LOSS = [ctypes.POINTER(_DOUBLE), ctypes.POINTER(_INT64)]  # loss_sum, n_supervised
+_BYTES = ctypes.POINTER(ctypes.c_uint8)
 
 # name: argument types. All return a cpuft_status, but for the few below.
 _PROTOTYPES: dict[str, list[Any]] = {
     "cpuft_open": [_TEXT, _INT32, _TEXT, _TEXT, ctypes.POINTER(_POINTER)],
     "cpuft_tokenize": [_POINTER, _TEXT, _INT64, _INT32, _INT32, _POINTER, _INT64, ctypes.POINTER(_INT64)],
     "cpuft_detokenize": [_POINTER, _POINTER, _INT64, _INT32, _POINTER, _INT64, ctypes.POINTER(_INT64)],
-    "cpuft_adapter_init": [_POINTER, _INT32, _FLOAT, _FLOAT, _UINT32, _INT32, _UINT64],
+    "cpuft_adapter_init": [_POINTER, _INT32, _FLOAT, _FLOAT, _UINT32, _INT32, _UINT64, ctypes.c_int],
     "cpuft_adapter_tensor": [_POINTER, _INT64, ctypes.POINTER(_TEXT)] + 3 * [ctypes.POINTER(_INT64)],
     "cpuft_parameters": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
     "cpuft_gradients": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
-    "cpuft_moments": [_POINTER, ctypes.POINTER(_FLOATS), ctypes.POINTER(_FLOATS), ctypes.POINTER(_INT64)],
+    "cpuft_optimizer_state": [_POINTER, ctypes.POINTER(_BYTES), ctypes.POINTER(_INT64)],
+    "cpuft_set_optimizer_state": [_POINTER, _POINTER, _INT64],
     "cpuft_set_activations": [_POINTER, ctypes.c_int],
     "cpuft_forward_backward": [_POINTER] * 4 + [_INT64] + [_POINTER] * 2 + _LOSS,
     "cpuft_forward": [_POINTER] * 4 + [_INT64, _POINTER] + _LOSS,
@@ -237,14 +243,19 @@ class Engine:
         targets: Sequence[str] = TARGETS,
         first_layer: int = 0,
         seed: int = 0,
+        moments: Literal["f32", "8bit"] = "f32",
     ) -> None:
-        """Attach a fresh LoRA adapter to the linear layers `targets` of all layers from `first_layer` on."""
+        """Attach a fresh LoRA adapter to the linear layers `targets` of all layers from `first_layer` on.
+
+        moments: how AdamW's state is kept, 8 bytes a parameter or 2.03.
+        """
         mask = 0
         for target in targets:
             if target not in TARGETS:
                 raise EngineError(f"unknown LoRA target {target!r}; expected some of {', '.join(TARGETS)}")
             mask |= 1 << TARGETS.index(target)
-        _call("cpuft_adapter_init", self._handle, rank, alpha, dropout, mask, first_layer, seed)
+        settings = (rank, alpha, dropout, mask, first_layer, seed, MOMENTS.index(moments))
+        _call("cpuft_adapter_init", self._handle, *settings)
         self.adapter_tensors = [self._adapter_tensor(i) for i in range(_library().cpuft_adapter_count(self._handle))]
 
     def _adapter_tensor(self, i: int) -> AdapterTensor:
@@ -253,26 +264,34 @@ class Engine:
         _call("cpuft_adapter_tensor", self._handle, i, *references)
         return AdapterTensor((name.value or b"").decode(), (rows.value, cols.value), offset.value)
 
-    def _views(self, function: str, count: int) -> tuple[FloatArray, ...]:
-        pointers, n = [_FLOATS() for _ in range(count)], _INT64()
-        _call(function, self._handle, *(ctypes.byref(pointer) for pointer in pointers), ctypes.byref(n))
-        return tuple(np.ctypeslib.as_array(pointer, (n.value,)) for pointer in pointers)
+    def _view(self, function: str) -> FloatArray:
+        pointer, n = _FLOATS(), _INT64()
+        _call(function, self._handle, ctypes.byref(pointer), ctypes.byref(n))
+        return np.ctypeslib.as_array(pointer, (n.value,))
 
     @property
     def parameters(self) -> FloatArray:
         """All adapter matrices as one flat, writable view."""
-        return self._views("cpuft_parameters", 1)[0]
+        return self._view("cpuft_parameters")
 
     @property
     def gradients(self) -> FloatArray:
         """Their gradients: of the SUM of the losses since the last step."""
-        return self._views("cpuft_gradients", 1)[0]
+        return self._view("cpuft_gradients")
 
     @property
-    def moments(self) -> tuple[FloatArray, FloatArray]:
-        """AdamW's first and second moments."""
-        first, second = self._views("cpuft_moments", 2)
-        return first, second
+    def optimizer_state(self) -> ByteArray:
+        """AdamW's moments as a read-only view of bytes, laid out as cpuft_optimizer_state says."""
+        pointer, n = _BYTES(), _INT64()
+        _call("cpuft_optimizer_state", self._handle, ctypes.byref(pointer), ctypes.byref(n))
+        state = np.ctypeslib.as_array(pointer, (n.value,))
+        state.flags.writeable = False
+        return state
+
+    def set_optimizer_state(self, state: ByteArray) -> None:
+        """Copy a state that `optimizer_state` showed for an adapter of the same shape and precision of moments."""
+        source = np.ascontiguousarray(state).view(np.uint8).reshape(-1)
+        _call("cpuft_set_optimizer_state", self._handle, _address(source), source.size)
 
     # ---- Training ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@
 namespace cpuft {
 
 Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, uint32_t targets, int32_t first_layer,
-                 uint64_t seed)
+                 uint64_t seed, cpuft_moments moments)
     : rank_(rank), first_layer_(first_layer), dropout_(dropout) {
     if (rank < 1 || rank > 4096) refuse("LoRA rank %d is out of range; expected 1 to 4096", rank);
     if (!std::isfinite(alpha) || alpha <= 0.0f)
@@ -35,8 +35,10 @@ Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, u
             lora.scale = alpha / static_cast<float>(rank);
         }
     }
-    for (Buffer<float>* array : {&parameters_, &gradients_, &first_moments_, &second_moments_})
-        std::fill_n(array->reserve(size_), size_, 0.0f);
+    for (Buffer<float>* array : {&parameters_, &gradients_}) std::fill_n(array->reserve(size_), size_, 0.0f);
+    std::vector<int64_t> tensor_sizes;
+    for (const AdapterTensor& t : tensors_) tensor_sizes.push_back(t.rows * t.cols);
+    moments_ = Moments(moments, tensor_sizes);
     auto tensor = tensors_.begin();
     for (Lora& lora : loras_) {
         if (lora.rank == 0) continue;

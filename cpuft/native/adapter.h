@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "layers/linear_lora.h"
 #include "model.h"
+#include "moments.h"
 
 namespace cpuft {
 
@@ -20,14 +21,13 @@ class Adapter {
   public:
     // As cpuft_adapter_init. Throws InputError for impossible values.
     Adapter(const Model& model, int32_t rank, float alpha, float dropout, uint32_t targets, int32_t first_layer,
-            uint64_t seed);
+            uint64_t seed, cpuft_moments moments);
 
     const std::vector<AdapterTensor>& tensors() const { return tensors_; }
     int64_t size() const { return size_; }
     float* parameters() { return parameters_.data(); }
     float* gradients() { return gradients_.data(); }
-    float* first_moments() { return first_moments_.data(); }
-    float* second_moments() { return second_moments_.data(); }
+    Moments& moments() { return moments_; }
 
     int64_t first_layer() const { return first_layer_; }
     int64_t rank() const { return rank_; }
@@ -46,7 +46,8 @@ class Adapter {
     float dropout_;
     std::vector<AdapterTensor> tensors_;
     std::vector<Lora> loras_;  // [layer * CPUFT_TARGET_COUNT + target]; rank 0 where there is none
-    Buffer<float> parameters_, gradients_, first_moments_, second_moments_;
+    Buffer<float> parameters_, gradients_;
+    Moments moments_;
 };
 
 }  // namespace cpuft

@@ -166,9 +166,11 @@ cpuft_status cpuft_detokenize(cpuft_engine* engine, const int32_t* tokens, int64
 }
 
 cpuft_status cpuft_adapter_init(cpuft_engine* engine, int32_t rank, float alpha, float dropout, uint32_t targets,
-                                int32_t first_layer, uint64_t seed) {
+                                int32_t first_layer, uint64_t seed, cpuft_moments moments) {
     return guarded(engine, [&] {
-        engine->adapter = std::make_unique<Adapter>(engine->model, rank, alpha, dropout, targets, first_layer, seed);
+        require(moments == CPUFT_MOMENTS_F32 || moments == CPUFT_MOMENTS_8BIT, "unknown precision of moments");
+        engine->adapter =
+            std::make_unique<Adapter>(engine->model, rank, alpha, dropout, targets, first_layer, seed, moments);
         engine->n_supervised = 0;
     });
 }
@@ -203,11 +205,17 @@ cpuft_status cpuft_gradients(cpuft_engine* engine, float** values, int64_t* n) {
     });
 }
 
-cpuft_status cpuft_moments(cpuft_engine* engine, float** first, float** second, int64_t* n) {
+cpuft_status cpuft_optimizer_state(cpuft_engine* engine, const uint8_t** bytes, int64_t* n_bytes) {
     return guarded(engine, [&] {
-        *first = engine->trained_adapter().first_moments();
-        *second = engine->adapter->second_moments();
-        *n = engine->adapter->size();
+        *bytes = engine->trained_adapter().moments().bytes();
+        *n_bytes = engine->adapter->moments().n_bytes();
+    });
+}
+
+cpuft_status cpuft_set_optimizer_state(cpuft_engine* engine, const uint8_t* bytes, int64_t n_bytes) {
+    return guarded(engine, [&] {
+        require(bytes != nullptr, "the bytes of an optimizer state must not be null");
+        engine->trained_adapter().moments().restore(bytes, n_bytes);
     });
 }
 
@@ -281,8 +289,7 @@ cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate,
                                 ? static_cast<double>(max_grad_norm) / size
                                 : 1.0;
         adamw_step(engine->compute, {learning_rate, beta1, beta2, epsilon, weight_decay}, step,
-                   static_cast<float>(per_token * clip), adapter.gradients(), adapter.size(), adapter.parameters(),
-                   adapter.first_moments(), adapter.second_moments());
+                   static_cast<float>(per_token * clip), adapter.gradients(), adapter.parameters(), adapter.moments());
         adapter.zero_gradients();
         engine->n_supervised = 0;
         *grad_norm = size;

@@ -52,6 +52,12 @@ typedef enum cpuft_activations {
     CPUFT_ACTIVATIONS_RECOMPUTE = 1, /* each layer's input only; the layer runs forward again: least memory */
 } cpuft_activations;
 
+/* How AdamW's first and second moments are kept from one step to the next. A step computes in float32 in either. */
+typedef enum cpuft_moments {
+    CPUFT_MOMENTS_F32 = 0,  /* 8 bytes a parameter */
+    CPUFT_MOMENTS_8BIT = 1, /* block-wise dynamic quantization (Dettmers et al. 2022, arXiv:2110.02861): 2.03 bytes */
+} cpuft_moments;
+
 /* ---- Version and errors -------------------------------------------------------------------------------------- */
 
 CPUFT_API uint32_t cpuft_abi_version(void);
@@ -95,9 +101,10 @@ CPUFT_API cpuft_status cpuft_detokenize(cpuft_engine* engine, const int32_t* tok
 /* Attaches a fresh adapter: y = W x + (alpha / rank) B A dropout(x). A is drawn from U(-1/sqrt(n_in), 1/sqrt(n_in)) with
  * `seed`, B is zero (Hu et al. 2021, arXiv:2106.09685; the initialization of PEFT). Replaces an earlier adapter, its
  * gradients and its optimizer state.
- * targets: OR of (1 << cpuft_target). layers: the adapter sits on layers first_layer <= l < n_layer. */
+ * targets: OR of (1 << cpuft_target). layers: the adapter sits on layers first_layer <= l < n_layer.
+ * moments: the precision of its optimizer state. */
 CPUFT_API cpuft_status cpuft_adapter_init(cpuft_engine* engine, int32_t rank, float alpha, float dropout,
-                                          uint32_t targets, int32_t first_layer, uint64_t seed);
+                                          uint32_t targets, int32_t first_layer, uint64_t seed, cpuft_moments moments);
 
 /* How many tensors the adapter has: two for each adapted linear layer. */
 CPUFT_API int64_t cpuft_adapter_count(const cpuft_engine* engine);
@@ -110,8 +117,16 @@ CPUFT_API cpuft_status cpuft_adapter_tensor(const cpuft_engine* engine, int64_t 
  * or cpuft_close. Gradients are those of the loss SUM over all tokens since the last cpuft_step. */
 CPUFT_API cpuft_status cpuft_parameters(cpuft_engine* engine, float** values, int64_t* n);
 CPUFT_API cpuft_status cpuft_gradients(cpuft_engine* engine, float** values, int64_t* n);
-/* AdamW's first and second moments, n values each. */
-CPUFT_API cpuft_status cpuft_moments(cpuft_engine* engine, float** first, float** second, int64_t* n);
+
+/* The optimizer state as bytes, for checkpoints, in the machine's byte order; n values, laid out as in the views above.
+ *   CPUFT_MOMENTS_F32:  float first[n], second[n]
+ *   CPUFT_MOMENTS_8BIT: float first_scales[b], second_scales[b]; uint8 first_codes[n], second_codes[n]
+ * where a tensor has one scale for each 256 of its values, and b is the number of scales of all tensors. The bytes can be
+ * read until the next cpuft_adapter_init or cpuft_close and change with every cpuft_step. */
+CPUFT_API cpuft_status cpuft_optimizer_state(cpuft_engine* engine, const uint8_t** bytes, int64_t* n_bytes);
+/* Copies a state of an adapter of the same tensors and precision of moments; another size, and values that no step
+ * leaves, are refused and nothing changes. */
+CPUFT_API cpuft_status cpuft_set_optimizer_state(cpuft_engine* engine, const uint8_t* bytes, int64_t n_bytes);
 
 /* ---- Training --------------------------------------------------------------------------------------------------- */
 

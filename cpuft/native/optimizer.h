@@ -1,7 +1,8 @@
-// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) on flat float32 arrays.
+// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) on flat arrays.
 #pragma once
 
 #include "compute.h"
+#include "moments.h"
 
 namespace cpuft {
 
@@ -15,7 +16,8 @@ double norm(Compute& compute, const float* x, int64_t n);
 // One step, number `step` from 1, on factor * gradients:
 //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 //   p = p - lr weight_decay p - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + epsilon)
-void adamw_step(Compute& compute, const AdamW& settings, int64_t step, float factor, const float* gradients, int64_t n,
-                float* parameters, float* first_moments, float* second_moments);
+// It computes in float32, whatever precision `moments` keeps m and v in.
+void adamw_step(Compute& compute, const AdamW& settings, int64_t step, float factor, const float* gradients,
+                float* parameters, Moments& moments);
 
 }  // namespace cpuft

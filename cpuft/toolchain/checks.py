@@ -53,7 +53,7 @@ def _cpu() -> Check:
 def _isa() -> Check:
     features = cpu.cpu_features()
     chosen = os.environ.get("CPUFT_ISA")
-    best = cpu.best_isa(features)
+    best = cpu.best_isa(features, cpu.cpu_vendor())
     if chosen is None:
         slow = "a CPU with AVX2 trains many times faster" if best == "reference" else ""
         return Check("instruction set", "works", best, slow)
@@ -64,7 +64,7 @@ def _isa() -> Check:
         return Check(
             "instruction set", "missing", f"CPUFT_ISA={chosen}", f"unset it: this CPU lacks {', '.join(lacking)}"
         )
-    return Check("instruction set", "works", f"{chosen}, as CPUFT_ISA asks (the best of this CPU is {best})")
+    return Check("instruction set", "works", f"{chosen}, as CPUFT_ISA asks (the fastest of this CPU is {best})")
 
 
 def _memory() -> Check:

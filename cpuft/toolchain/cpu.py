@@ -5,13 +5,20 @@ import platform
 import re
 from pathlib import Path
 
-# The engine's instruction sets, best first, each with the features (as /proc/cpuinfo names them) that its kernels use.
+_AVX2 = frozenset({"avx2", "fma", "f16c"})
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+
+# The engine's instruction sets, widest first, each with the features (as /proc/cpuinfo names them) that its kernels use.
 ENGINE_ISAS: dict[str, frozenset[str]] = {
-    "avx512bf16": frozenset({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}),
-    "avx512": frozenset({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}),
-    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "avx512bf16": _AVX512 | {"avx512_vnni", "avx512_bf16"},
+    "avx512vnni": _AVX512 | {"avx512_vnni"},
+    "avx512": _AVX512,
+    "avxvnni": _AVX2 | {"avx_vnni"},
+    "avx2": _AVX2,
     "reference": frozenset(),
 }
+# Where this makes the CPU, a product of bfloat16 is slower than one of float32: native/kernels/select.cpp has the figures.
+SLOW_BF16_VENDOR = "GenuineIntel"
 
 # Features that change what a compiler may emit for this CPU. The rest of the flags name the kernel's and the
 # hypervisor's abilities and come and go with their updates.
@@ -33,9 +40,15 @@ def cpu_features() -> frozenset[str]:
     return frozenset(flag for flag in flags.split() if _CODE_FEATURE.fullmatch(flag))
 
 
-def best_isa(features: frozenset[str]) -> str:
+def cpu_vendor() -> str:
+    """Return the CPU's maker as /proc/cpuinfo names it; empty where the system does not tell."""
+    return _cpuinfo().get("vendor_id", "")
+
+
+def best_isa(features: frozenset[str], vendor: str) -> str:
     """Return the fastest instruction set of the engine that a CPU with these features runs."""
-    return next(isa for isa, needed in ENGINE_ISAS.items() if needed <= features)
+    slow = {"avx512bf16"} if vendor == SLOW_BF16_VENDOR else set()
+    return next(isa for isa, needed in ENGINE_ISAS.items() if needed <= features and isa not in slow)
 
 
 def available_cpus() -> int:

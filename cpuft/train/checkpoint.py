@@ -1,7 +1,7 @@
 """Checkpoints: all that a resumed run needs to go on as if it had never stopped.
 
 checkpoints/step-N/adapter.gguf    the adapter, usable as it is
-checkpoints/step-N/optimizer.npy   AdamW's moments, float32 (2, n parameters)
+checkpoints/step-N/optimizer.npy   AdamW's moments, as the engine's bytes
 checkpoints/step-N/state.json      the step, the sums being logged, the best validation, what the run was given, and the
                                    sha256 of the two files above
 
@@ -80,7 +80,7 @@ def save(folder: Path, engine: Engine, state: State, given: Mapping[str, str], s
     path = folder / f"step-{state.step}"
     with atomic_folder(path) as temporary:
         save_adapter(temporary / ADAPTER, engine, shape)
-        _save_moments(temporary / OPTIMIZER, engine)
+        _save_optimizer(temporary / OPTIMIZER, engine)
         sums = {name: _sha256(temporary / name) for name in (ADAPTER, OPTIMIZER)}
         content = {"format": FORMAT, **asdict(state), "given": dict(given), "sha256": sums}
         (temporary / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -122,21 +122,18 @@ def check_given(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -
 
 
 def restore(path: Path, engine: Engine) -> None:
-    """Puts a checkpoint's adapter and moments into the engine, whose adapter must have the same shape."""
+    """Puts a checkpoint's adapter and moments into the engine, whose adapter must have the same shape and precision."""
     load_adapter(path / ADAPTER, engine)
-    moments = np.load(path / OPTIMIZER, mmap_mode="r", allow_pickle=False)
-    for target, source in zip(engine.moments, moments, strict=True):
-        np.copyto(target, source)
+    engine.set_optimizer_state(np.load(path / OPTIMIZER, mmap_mode="r", allow_pickle=False))
 
 
-def _save_moments(path: Path, engine: Engine) -> None:
-    """Writes AdamW's moments as one array, as numpy.save would, but without a copy and with an errno on failure."""
-    first, second = engine.moments
+def _save_optimizer(path: Path, engine: Engine) -> None:
+    """Writes the optimizer's state as numpy.save would, but without a copy and with an errno on failure."""
+    state = engine.optimizer_state
     with path.open("wb") as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (2, first.size)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": state.shape}
         np.lib.format.write_array_header_1_0(stream, header)
-        for moments in (first, second):
-            stream.write(moments.data)
+        stream.write(state.data)
 
 
 def load_adapter(path: Path, engine: Engine) -> None:

@@ -93,6 +93,7 @@ def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) 
         targets=lora.targets,
         first_layer=first_adapted_layer(config, engine),
         seed=config.training.seed,
+        moments="8bit" if config.training.optim == "adamw_8bit" else "f32",
     )
     if job.init_adapter is not None:
         initial = read_adapter(job.init_adapter)

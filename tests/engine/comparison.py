@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +35,14 @@ def open_case(
     isa: str | None = None,
     precision: str = "f32",
     dropout: float = 0.0,
+    moments: Literal["f32", "8bit"] = "f32",
 ) -> Engine:
     """An engine on the case's model that holds the case's adapter. The caller closes it.
 
     One thread: these models are so small that waking another costs more than it does; test_determinism has the others.
     """
     engine = Engine(path, threads=threads, isa=isa, precision=precision)
-    engine.adapter_init(rank=case.rank, alpha=case.alpha, dropout=dropout)
+    engine.adapter_init(rank=case.rank, alpha=case.alpha, dropout=dropout, moments=moments)
     set_adapter(engine, case.adapter())
     return engine
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,16 +16,18 @@ from .random_model import ModelSpec
 ModelOf = Callable[[ModelSpec], Path]
 
 
-def three_steps(path: Path, threads: int, isa: str, precision: str = "f32") -> bytes:
+def three_steps(
+    path: Path, threads: int, isa: str, precision: str = "f32", moments: Literal["f32", "8bit"] = "f32"
+) -> bytes:
     """Losses, norms, parameters and moments after three steps with dropout."""
     case = CASES["llama-mistral"]
     seen = []
-    with open_case(path, case, threads=threads, isa=isa, precision=precision, dropout=0.1) as engine:
+    with open_case(path, case, threads=threads, isa=isa, precision=precision, dropout=0.1, moments=moments) as engine:
         for number in (1, 2, 3):
             examples = case.step_examples(number)
             loss, _ = engine.forward_backward(batch(examples, range(number, number + len(examples))))
             seen += [loss, step(engine, number, case.optimizer)]
-        state = engine.parameters.tobytes() + b"".join(moment.tobytes() for moment in engine.moments)
+        state = engine.parameters.tobytes() + engine.optimizer_state.tobytes()
     return np.array(seen).tobytes() + state
 
 
@@ -35,6 +38,14 @@ def test_threads_do_not_change_a_bit(isa: str, model_of: ModelOf) -> None:
     assert three_steps(path, 1, isa) == one
     for threads in (2, 3, 7):
         assert three_steps(path, threads, isa) == one, threads
+
+
+def test_threads_do_not_change_a_bit_of_8bit_moments(model_of: ModelOf) -> None:
+    path = model_of(CASES["llama-mistral"].model)
+    one = three_steps(path, 1, ISAS[-1], moments="8bit")
+    assert one != three_steps(path, 1, ISAS[-1])
+    for threads in (2, 3, 7):
+        assert three_steps(path, threads, ISAS[-1], moments="8bit") == one, threads
 
 
 @pytest.mark.skipif(ISAS[-1] != "avx512bf16", reason="this CPU multiplies no bfloat16")

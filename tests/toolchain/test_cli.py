@@ -97,7 +97,7 @@ def test_doctor_json(built: Toolchain, run_cpuft: RunCpuft) -> None:
     ]  # fmt: skip
     assert all(check.keys() == {"name", "status", "found", "mend"} for check in checks.values())
     assert checks["toolchain"]["found"] == str(built.lib_dir)
-    assert checks["instruction set"]["found"] == cpu.best_isa(cpu.cpu_features())
+    assert checks["instruction set"]["found"] == cpu.best_isa(cpu.cpu_features(), cpu.cpu_vendor())
     assert done.returncode == (2 if any(check["status"] == "missing" for check in checks.values()) else 0)
 
 
@@ -109,7 +109,7 @@ def test_the_engine_takes_the_instruction_set_that_doctor_names(
     model = tmp_path / "model.gguf"
     write_model(model, ModelSpec("llama"))
     with Engine(model, threads=1) as engine:
-        assert engine.facts["isa"] == cpu.best_isa(cpu.cpu_features())
+        assert engine.facts["isa"] == cpu.best_isa(cpu.cpu_features(), cpu.cpu_vendor())
 
 
 def test_doctor_says_how_to_mend_what_is_missing(tmp_path: Path, run_cpuft: RunCpuft) -> None:
@@ -120,22 +120,30 @@ def test_doctor_says_how_to_mend_what_is_missing(tmp_path: Path, run_cpuft: RunC
     for name, mend in {
         "compiler": "apt-get install g++",
         "toolchain": "run `cpuft build`",
-        "instruction set": "take one of avx512bf16, avx512, avx2, reference",
+        "instruction set": "take one of avx512bf16, avx512vnni, avx512, avxvnni, avx2, reference",
     }.items():
         row = next(i for i, line in enumerate(lines) if line.startswith(name))
         assert "missing" in lines[row]
         assert mend in lines[row + 1]
 
 
+AVX2 = {"avx2", "fma", "f16c"}
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+ZEN4 = AVX512 | {"avx512_vnni", "avx512_bf16"}
+
+
 @pytest.mark.parametrize(
-    ("features", "isa"),
+    ("features", "vendor", "isa"),
     [
-        (set(), "reference"),
-        ({"avx2"}, "reference"),
-        ({"avx2", "fma", "f16c"}, "avx2"),
-        ({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}, "avx512"),
-        ({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"}, "avx512bf16"),
+        (set(), "", "reference"),
+        ({"avx2"}, "", "reference"),
+        (AVX2, "", "avx2"),
+        (AVX2 | {"avx_vnni"}, "GenuineIntel", "avxvnni"),
+        (AVX512, "", "avx512"),
+        (AVX512 | {"avx512_vnni"}, "GenuineIntel", "avx512vnni"),
+        (ZEN4, "AuthenticAMD", "avx512bf16"),
+        (ZEN4 | {"avx_vnni"}, "GenuineIntel", "avx512vnni"),
     ],
 )
-def test_best_isa(features: set[str], isa: str) -> None:
-    assert cpu.best_isa(frozenset(features)) == isa
+def test_best_isa(features: set[str], vendor: str, isa: str) -> None:
+    assert cpu.best_isa(frozenset(features), vendor) == isa

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cpuft.config import MODULES, SECTIONS, Config, keys_of
+from cpuft.config import ADAMW, ADAMW_8BIT, MODULES, SECTIONS, Config, TrainConfig, keys_of
 from cpuft.config_file import changed_keys, load_config, schema, to_document
 from cpuft.errors import ConfigError
 
@@ -62,13 +62,19 @@ def faults(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None) -
 
 def test_the_specification_as_it_stands(tmp_path: Path) -> None:
     config, notes = load(tmp_path, SPECIFICATION)
-    assert config == Config()
+    assert config == Config(training=TrainConfig(optim="adamw_8bit"))
     assert config.training.learning_rate == 2e-4
     assert config.lora.targets == tuple(MODULES.values())
     assert [note.split(":")[0] for note in notes] == [
-        "quantization.{load_in_4bit,bnb_4bit_compute_dtype,bnb_4bit_quant_type,bnb_4bit_use_double_quant}",
-        "training.optim",
+        "quantization.{load_in_4bit,bnb_4bit_compute_dtype,bnb_4bit_quant_type,bnb_4bit_use_double_quant}"
     ]
+
+
+@pytest.mark.parametrize("name", ADAMW)
+def test_the_names_of_adamw(name: str, tmp_path: Path) -> None:
+    config, notes = load(tmp_path, f"training: {{optim: {name}}}")
+    assert config.training.optim == ("adamw_8bit" if name in ADAMW_8BIT else "adamw")
+    assert not notes
 
 
 def test_the_documented_file_holds_every_key_with_its_default() -> None:
@@ -161,6 +167,8 @@ def test_what_may_change_when_a_run_is_resumed(tmp_path: Path) -> None:
     assert changed_keys(Config(), free) == []
     other, _ = load(tmp_path, "training: {seed: 3}\nlora: {r: 8}")
     assert changed_keys(Config(), other) == ["lora.r was 16 and is 8", "training.seed was 0 and is 3"]
+    other, _ = load(tmp_path, "training: {optim: paged_adamw_8bit}")
+    assert changed_keys(Config(), other) == ["training.optim was 'adamw' and is 'adamw_8bit'"]
 
 
 def test_every_default_is_possible() -> None:

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cpuft.errors import ConfigError
+from cpuft.models.adapter import read_adapter
 from cpuft.train.loop import Outcome, run_training
 from tests.conftest import ROOT
 from tests.train.runs import Inputs, lasting, metrics
@@ -142,6 +144,26 @@ def test_lines_after_the_checkpoint_and_half_a_line_are_forgotten(
         stream.write('{"step": 3, "epo')
     run_training(inputs.job(run, resume=True), say=QUIET)
     assert lasting(run) == lasting(whole_run[0])
+
+
+def test_8bit_moments_resume(inputs: Inputs, tmp_path: Path) -> None:
+    """Interrupted twice, and never; the checkpoint holds the 8-bit state itself."""
+
+    def interrupt(line: str) -> None:
+        if "Step 3/" in line or "Step 6/" in line:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings, whole, parts = {"training.optim": "adamw_8bit"}, tmp_path / "whole", tmp_path / "parts"
+    run_training(inputs.job(whole, settings), say=QUIET)
+    for step in (3, 6, 9):
+        outcome = run_training(inputs.job(parts, settings, resume=step > 3), say=interrupt)
+        assert outcome.step == step
+    assert lasting(parts) == lasting(whole)
+    state = np.load(whole / "checkpoints" / "step-9" / "optimizer.npy")
+    sizes = [values.size for values in read_adapter(whole / "adapter.gguf").tensors.values()]
+    assert state.nbytes == sum(2 * size + 8 * -(-size // 256) for size in sizes)
+    with pytest.raises(ConfigError, match=r"training\.optim was 'adamw_8bit' and is 'adamw'"):
+        run_training(inputs.job(parts, resume=True), say=QUIET)
 
 
 def test_a_run_cannot_be_resumed_as_another(inputs: Inputs, whole_run: tuple[Path, Outcome], tmp_path: Path) -> None:

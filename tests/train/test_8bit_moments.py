@@ -1,0 +1,37 @@
+"""Proves that 8-bit moments train the bundled demo model as float32 moments do."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cpuft import demo
+from cpuft.config import TrainJob
+from cpuft.config_file import load_config
+from cpuft.train.loop import run_training
+from tests.conftest import ROOT
+from tests.train.runs import metrics
+
+# Measured over seeds 0, 1 and 2 in float32: 0.3 % at most, in the training loss of the last ten steps and in the
+# validation loss. A map of 256 equal steps that rounds small second moments to 0 ends at a loss of 5.8 instead of 0.19.
+MOST = 0.02
+N_STEPS = 60
+
+
+def losses(output: Path, optim: str) -> tuple[float, float]:
+    """The mean training loss of the last ten steps and the validation loss after N_STEPS steps, in nats per token."""
+    settings = {"optim": optim, "max_steps": N_STEPS, "logging_steps": 1, "eval_steps": N_STEPS, "precision": "f32"}
+    config, _ = load_config(
+        ROOT / "configs" / "demo.yaml", {f"training.{name}": value for name, value in settings.items()}
+    )
+    job = TrainJob(demo.BASE_MODEL, demo.TRAIN, output, config, val=demo.VALIDATION)
+    outcome = run_training(job, say=lambda _: None)
+    assert outcome.best_loss is not None
+    return float(np.mean([line["loss"] for line in metrics(output) if "loss" in line][-10:])), outcome.best_loss
+
+
+def test_the_demo_learns_as_well(tmp_path: Path) -> None:
+    training, validation = losses(tmp_path / "f32", "adamw")
+    training_8bit, validation_8bit = losses(tmp_path / "8bit", "adamw_8bit")
+    assert training != training_8bit, "the moments must differ"
+    assert abs(training_8bit / training - 1) < MOST
+    assert abs(validation_8bit / validation - 1) < MOST
