@@ -3,8 +3,8 @@
     python scripts/make_demo_base.py examples
     python scripts/make_demo_base.py base --work DIR --quantizer llama-quantize
 
-`base` needs PyTorch and SentencePiece and about forty minutes of two cores; it keeps its tokenizer and its checkpoints in
-DIR and continues from them. `llama-quantize` is the one that `cpuft build` compiles. All text is made by
+`base` needs PyTorch and SentencePiece and about forty minutes of two cores; it keeps its tokenizer and its checkpoints
+in DIR and continues from them. `llama-quantize` is the one that `cpuft build` compiles. All text is made by
 scripts/demo_base from a fixed seed; nothing is downloaded.
 """
 
@@ -23,11 +23,15 @@ THREADS = 2  # fixed, because the order of the sums, and so the weights, depends
 
 
 def make_examples(folder: Path) -> None:
-    """Write train.jsonl, val.jsonl and test.jsonl."""
+    """Write train.jsonl, val.jsonl and test.jsonl; the bundled base model's vocabulary lends pieces of words."""
+    from cpuft import demo
+    from cpuft.models.gguf import read_gguf
     from cpuft.roles import ba
     from scripts.demo_base import examples
+    from scripts.demo_base.lexicon import fragments_of
 
-    for name, rows in examples.make_examples(ba.system_prompt(), SEED).items():
+    fragments = fragments_of(read_gguf(demo.BASE_MODEL).get("tokenizer.ggml.tokens"))
+    for name, rows in examples.make_examples(ba.system_prompt(), fragments, SEED).items():
         examples.write_jsonl(folder / f"{name}.jsonl", rows)
         print(f"{name}.jsonl: {len(rows)} examples")
 

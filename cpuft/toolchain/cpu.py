@@ -8,7 +8,8 @@ from pathlib import Path
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 
-# The engine's instruction sets, widest first, each with the features (as /proc/cpuinfo names them) that its kernels use.
+# The engine's instruction sets, widest first, each with the features (as /proc/cpuinfo names them) that its kernels
+# use.
 ENGINE_ISAS: dict[str, frozenset[str]] = {
     "avx512bf16": _AVX512 | {"avx512_vnni", "avx512_bf16"},
     "avx512vnni": _AVX512 | {"avx512_vnni"},
@@ -17,7 +18,7 @@ ENGINE_ISAS: dict[str, frozenset[str]] = {
     "avx2": _AVX2,
     "reference": frozenset(),
 }
-# Where this makes the CPU, a product of bfloat16 is slower than one of float32: native/kernels/select.cpp has the figures.
+# Where this made the CPU, a product of bfloat16 is slower than one of float32: native/kernels/select.cpp has figures.
 SLOW_BF16_VENDOR = "GenuineIntel"
 
 # Features that change what a compiler may emit for this CPU. The rest of the flags name the kernel's and the

@@ -8,7 +8,7 @@ numbered records and plain repetition: every shape but the BA role's document, w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scripts.demo_base.concept import (
     ABILITIES,
@@ -21,7 +21,7 @@ from scripts.demo_base.concept import (
     draw_invented,
     purpose,
 )
-from scripts.demo_base.lexicon import CORPUS, invented_phrase, invented_word, words
+from scripts.demo_base.lexicon import CORPUS, Author, invented_phrase, invented_word, words
 
 Message = dict[str, str]
 
@@ -51,9 +51,9 @@ _DUTIES = (
 )
 
 
-def conversation(seed: int, index: int) -> list[Message]:
+def conversation(seed: int, index: int, fragments: Sequence[str] = ()) -> list[Message]:
     """Messages of conversation `index`: mostly system, user, assistant; sometimes a second turn."""
-    rng = random.Random(f"{seed}:corpus:{index}")
+    rng = Author(f"{seed}:corpus:{index}", fragments)
     invented = rng.random() < 0.65
     concept = draw_invented(rng) if invented else draw(CORPUS[rng.choice(sorted(CORPUS))], rng)
     task = rng.choices(list(_TASKS), weights=list(_TASKS.values()))[0]

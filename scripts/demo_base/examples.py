@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.demo_base.concept import ABILITIES, LIMITS, QUALITIES, Concept, choose, draw, draw_invented, purpose
-from scripts.demo_base.lexicon import SHELL_WORDS, TEST, TRAIN, Domain
+from scripts.demo_base.lexicon import SHELL_WORDS, TEST, TRAIN, Author, Domain
 
 SIZES = {"train": 100, "val": 20, "test": 25}
-INVENTED = 60
+INVENTED = 75
 PRIORITIES = ("High", "Medium", "Low")
 
 
-def make_examples(system: str, seed: int) -> dict[str, list[dict[str, Any]]]:
+def make_examples(system: str, fragments: Sequence[str], seed: int) -> dict[str, list[dict[str, Any]]]:
     """Chat examples of each set; no concept stands in two sets, and the test set's domains in neither of the others.
 
-    Of the training concepts, INVENTED are made of words that exist nowhere. A model as small as the demo's otherwise
-    learns the document together with the words of its 100 concepts, and stumbles over a word that it has not seen.
+    Of the training concepts, INVENTED are made of words that exist nowhere, half of them joined from `fragments`,
+    pieces of the base model's vocabulary. A model as small as the demo's otherwise learns the document together with
+    the words of its 100 concepts, and stumbles over a word that it has not seen.
     """
-    rng = random.Random(f"{seed}:examples")
+    rng = Author(f"{seed}:examples", fragments)
     n_known = SIZES["train"] - INVENTED
     known = _distinct(TRAIN, n_known + SIZES["val"], rng)
     unseen = _distinct(TEST, SIZES["test"], rng)

@@ -8,6 +8,7 @@ its prompt.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -157,10 +158,26 @@ _KNOWN = sorted(words_of(CORPUS))
 _TEST_WORDS = words_of(TEST)
 
 
+class Author(random.Random):
+    """The choices of whoever writes a conversation. Given `fragments`, half of its invented words are made of them."""
+
+    def __init__(self, seed: str, fragments: Sequence[str] = ()) -> None:
+        super().__init__(seed)
+        self.fragments = fragments
+
+
+def fragments_of(pieces: Iterable[str]) -> list[str]:
+    """The pieces of a vocabulary that are nothing but small letters: what any word may fall into."""
+    return sorted(piece for piece in pieces if piece.isascii() and piece.isalpha() and piece.islower())
+
+
 def invented_word(rng: random.Random) -> str:
     """A word that is in no lexicon: syllables, or the front of one known word grown onto the back of another."""
+    fragments = rng.fragments if isinstance(rng, Author) else ()
     while True:
-        if rng.random() < 0.5:
+        if fragments and rng.random() < 0.5:
+            word = "".join(rng.choice(fragments) for _ in range(rng.randint(2, 4)))
+        elif rng.random() < 0.5:
             syllables = (
                 rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.randint(1, 3))
             )

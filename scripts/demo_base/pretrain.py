@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -22,9 +23,15 @@ Encoded = tuple[list[int], list[bool]]  # tokens, and which of them are supervis
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: warm-up, plateau, then a linear decay to zero over the last `decay` of the steps."""
+    """How long and how fast: warm-up, plateau, then a linear decay to zero over the last `decay` of the steps.
+
+    Then a second phase, `second_steps` that start at `second_rate` and decay to zero. Its invented words are made of
+    all the tokenizer's pieces, so that the model learns to copy those, too, that the corpus has in few words.
+    """
 
     steps: int = 2400
+    second_steps: int = 600
+    second_rate: float = 0.4
     tokens_per_step: int = 4096
     warmup: int = 30
     decay: float = 0.5
@@ -33,16 +40,21 @@ class Schedule:
 
     def at(self, step: int) -> float:
         """Factor of the learning rates at `step` (0-based)."""
+        if step >= self.steps:
+            return self.second_rate * (1.0 - (step - self.steps) / self.second_steps)
         left = (self.steps - step) / (self.decay * self.steps)
         return min(1.0, (step + 1) / self.warmup, left)
 
 
-def batches(tokenizer: ChatTokenizer, seed: int, tokens_per_batch: int, start: int = 0) -> Iterator[list[Encoded]]:
+def batches(
+    tokenizer: ChatTokenizer, seed: int, tokens_per_batch: int, start: int = 0, fragments: Sequence[str] = ()
+) -> Iterator[list[Encoded]]:
     """Conversations of similar length, at most `tokens_per_batch` with padding; endless, beginning at batch `start`."""
     index = made = 0
     while True:
         pool = sorted(
-            (tokenizer.encode(conversation(seed, index + i)) for i in range(512)), key=lambda pair: len(pair[0])
+            (tokenizer.encode(conversation(seed, index + i, fragments)) for i in range(512)),
+            key=lambda pair: len(pair[0]),
         )
         index += 512
         groups: list[list[Encoded]] = [[]]
@@ -73,7 +85,7 @@ def loss_sum(parameters: Parameters, shape: Shape, batch: Sequence[Encoded]) -> 
 def pretrain(
     tokenizer: ChatTokenizer, shape: Shape, schedule: Schedule, seed: int, checkpoint: Path, log: Callable[[str], None]
 ) -> Parameters:
-    """Train until `schedule.steps`, continuing `checkpoint` where it exists; returns the parameters."""
+    """Train through both phases, continuing `checkpoint` where it exists; returns the parameters."""
     parameters = initial_parameters(shape, seed)
     install_copying(parameters, shape, seed)
     optimizer = MuonAdam(parameters, matrix_rate=schedule.matrix_rate, other_rate=schedule.other_rate)
@@ -87,16 +99,20 @@ def pretrain(
         value.requires_grad_()
     held_out = [tokenizer.encode(conversation(seed + 1, index)) for index in range(32)]
     began, seen = time.monotonic(), 0
-    stream = batches(tokenizer, seed, schedule.tokens_per_step, start=optimizer.steps)
-    for step, batch in zip(range(optimizer.steps, schedule.steps), stream, strict=False):
+    size, first, last = schedule.tokens_per_step, schedule.steps, schedule.steps + schedule.second_steps
+    stream = chain(
+        islice(batches(tokenizer, seed, size, start=optimizer.steps), max(0, first - optimizer.steps)),
+        batches(tokenizer, seed + 2, size, start=max(0, optimizer.steps - first), fragments=tokenizer.fragments()),
+    )
+    for step, batch in zip(range(optimizer.steps, last), stream, strict=False):
         total, count = loss_sum(parameters, shape, batch)
         (total / count).backward()
         optimizer.step(schedule.at(step))
         seen += sum(len(tokens) for tokens, _ in batch)
         if (step + 1) % 25 == 0:
             speed = seen / (time.monotonic() - began)
-            log(f"step {step + 1}/{schedule.steps} loss {total.item() / count:.4f} {speed:.0f} tokens/s")
-        if (step + 1) % 100 == 0 or step + 1 == schedule.steps:
+            log(f"step {step + 1}/{last} loss {total.item() / count:.4f} {speed:.0f} tokens/s")
+        if (step + 1) % 100 == 0 or step + 1 == last:
             with torch.no_grad():
                 total, count = loss_sum(parameters, shape, held_out)
             log(f"step {step + 1} held-out loss {total.item() / count:.4f}")

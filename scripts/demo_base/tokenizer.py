@@ -14,6 +14,7 @@ from pathlib import Path
 import sentencepiece
 
 from scripts.demo_base.corpus import Message, conversation
+from scripts.demo_base.lexicon import fragments_of
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 
@@ -61,6 +62,10 @@ class ChatTokenizer:
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
         self.turn_start: int = self.pieces.piece_to_id(TURN_START)
         self.turn_end: int = self.pieces.piece_to_id(TURN_END)
+
+    def fragments(self) -> list[str]:
+        """What invented words may be made of."""
+        return fragments_of(self.pieces.id_to_piece(i) for i in range(self.pieces.get_piece_size()))
 
     def encode(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Tokens of the conversation, and which of them the assistant has to say (its content and the end of turn)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -131,3 +132,48 @@ def test_the_step_is_adamw(model_of: ModelOf) -> None:
                 assert got == pytest.approx(norm, rel=1e-5)
                 assert distance(engine.parameters, parameters) < 1e-6
                 parameters = engine.parameters.astype(np.float64)  # the next step starts from float32 again
+
+
+def with_prefix(n_vocab: int, n_prefix: int, lengths: tuple[int, ...]) -> list[Example]:
+    """Examples that begin with the same n_prefix tokens, none of them supervised."""
+    rng = np.random.default_rng(5)
+    prefix = rng.integers(0, n_vocab, n_prefix)
+    return [
+        Example(
+            np.concatenate([prefix, rng.integers(0, n_vocab, length)]).astype(np.int32),
+            np.concatenate([np.zeros(n_prefix + 2), rng.random(length - 2) < 0.6]).astype(np.uint8),
+        )
+        for length in lengths
+    ]
+
+
+@pytest.mark.parametrize("activations", ["keep", "recompute"])
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(
+    case_name: str, activations: Literal["keep", "recompute"], precision: str, model_of: ModelOf
+) -> None:
+    """Losses have the same bytes; gradients are sums of the same terms in another order."""
+    case = CASES[case_name]
+    examples = with_prefix(case.model.n_vocab, 140, (30, 5, 41))
+    with open_case(model_of(case.model), case, precision=precision) as engine:
+        engine.set_activations(activations)
+        loss, together = run(engine, examples)
+        alone = [run(engine, [example]) for example in examples]
+        assert engine.forward(batch(examples))[0] == pytest.approx(loss, rel=1e-12)
+    assert loss == pytest.approx(sum(one for one, _ in alone), rel=1e-12)
+    wanted = np.sum([gradient.astype(np.float64) for _, gradient in alone], axis=0)
+    # Where bfloat16 is multiplied, a sum that differs in its last bit may round to a neighbour.
+    assert distance(together, wanted) < (REORDERED if precision == "f32" else 2e-3)
+
+
+def test_dropout_keeps_prefixes_apart(model_of: ModelOf) -> None:
+    """Each example has masks of its own, in its prefix too."""
+    case = CASES["qwen2"]
+    examples = with_prefix(case.model.n_vocab, 80, (20, 30))
+    with open_case(model_of(case.model), case, dropout=0.3) as engine:
+        engine.forward_backward(batch(examples, [1, 2]))
+        together = engine.gradients.copy()
+        engine.zero_gradients()
+        for key, example in enumerate(examples, 1):
+            engine.forward_backward(batch([example], [key]))
+        assert distance(engine.gradients, together.astype(np.float64)) < REORDERED
