@@ -12,7 +12,7 @@ from scripts.demo_base.concept import ABILITIES, LIMITS, QUALITIES, Concept, cho
 from scripts.demo_base.lexicon import SHELL_WORDS, TEST, TRAIN, Author, Domain
 
 SIZES = {"train": 100, "val": 20, "test": 25}
-INVENTED = 75
+INVENTED = 90
 PRIORITIES = ("High", "Medium", "Low")
 
 

@@ -45,7 +45,7 @@ def test_each_set_has_its_size_and_gold_answers(name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_files_are_what_the_script_makes(name: str, tmp_path: Path) -> None:
-    fragments = fragments_of(read_gguf(demo.BASE_MODEL).get("tokenizer.ggml.tokens"))
+    fragments = lexicon.fragments_of(read_gguf(demo.BASE_MODEL).get("tokenizer.ggml.tokens"))
     made = examples.make_examples(ba.system_prompt(), fragments, SEED)
     examples.write_jsonl(tmp_path / name, made[name])
     assert (tmp_path / name).read_bytes() == SETS[name].read_bytes()
