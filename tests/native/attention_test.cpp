@@ -57,7 +57,7 @@ struct Case {
 };
 
 Sequences sequences_of(const std::vector<int64_t>& lengths) {
-    Sequences sequences{{0}};
+    Sequences sequences{{0}, {}};
     for (const int64_t length : lengths) sequences.start.push_back(sequences.start.back() + length);
     return sequences;
 }

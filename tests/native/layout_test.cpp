@@ -67,7 +67,8 @@ void check_covers(const Layout& layout, const Batch& batch) {
         if (prefix >= 0)
             position = layout.sequences.start[static_cast<size_t>(prefix) + 1] -
                        layout.sequences.start[static_cast<size_t>(prefix)];
-        CHECK(position % kAttentionBlock == 0, "a prefix of %lld tokens", (long long)position);
+        const bool in_whole_blocks = position % kAttentionBlock == 0;
+        CHECK(in_whole_blocks, "a prefix of length %lld", (long long)position);
         for (size_t t = begin; t < end; ++t) CHECK(layout.positions[t] == position++, "position of token %zu", t);
     }
 }
