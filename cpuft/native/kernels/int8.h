@@ -180,7 +180,10 @@ struct Int8 {
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) sums[i][v] = corrections[i] - Int{};
             // C is read after the sums: by then it has come from the L2 cache.
-            if (accumulate && i < m) __builtin_prefetch(c + i * c_stride, 1);
+            if (accumulate && i < m) {
+                __builtin_prefetch(c + i * c_stride, 1);
+                __builtin_prefetch(c + i * c_stride + kWidth, 1);
+            }
         }
         for (int64_t step = (k + 3) / 4; step > 0; --step, pa += kMr, pb += kNr) {
             Int columns[kVectors];
