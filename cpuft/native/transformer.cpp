@@ -13,6 +13,10 @@ namespace cpuft {
 
 namespace {
 
+void copy_rows(Compute& compute, const float* source, int64_t n_rows, int64_t n, float* target) {
+    compute.for_rows(n_rows, [&](int64_t t, int) { std::copy_n(source + t * n, n, target + t * n); });
+}
+
 // Row rows[i] of x moves to row i (rows ascend), or back; the rows between are then zero.
 void gather_rows(const std::vector<int64_t>& rows, int64_t n, float* x) {
     for (size_t i = 0; i < rows.size(); ++i) std::copy_n(x + rows[i] * n, n, x + static_cast<int64_t>(i) * n);
@@ -164,7 +168,7 @@ void Transformer::forward_layer(int64_t layer, const float* x, Activations& a, f
     rope_forward(compute_, rope_, layout_.positions.data(), T_, d.H, d.D, q);
     rope_forward(compute_, rope_, layout_.positions.data(), T_, d.K, d.D, k);
     attention_forward(compute_, attention_shape(), layout_.sequences, q, k, v, o, a.lse.reserve(T_ * d.H));
-    std::copy_n(x, T_ * d.C, mid);
+    copy_rows(compute_, x, T_, d.C, mid);
     if (drops_rows(layer)) {
         gather_rows(layout_.predicting, d.C, mid);
         gather_rows(layout_.predicting, d.H * d.D, o);
@@ -180,7 +184,7 @@ void Transformer::forward_layer(int64_t layer, const float* x, Activations& a, f
     float* m = m_.reserve(T_ * d.F);
     gated_mlp_forward(compute_, gate, up, n, d.F, m);
     input_.set(compute_, m, n, d.F);
-    if (x_out != nullptr) std::copy_n(mid, n * d.C, x_out);
+    if (x_out != nullptr) copy_rows(compute_, mid, n, d.C, x_out);
     linear_forward(layer, CPUFT_TARGET_FFN_DOWN, input_, a, true, x_out);
 }
 
