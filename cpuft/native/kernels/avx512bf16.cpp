@@ -119,11 +119,12 @@ void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, i
 }
 
 constexpr GemmKernel kBf16 = {"avx512bf16-14x32", kMr, kNr, 2, 2, 0, 0, pack_a, pack_b, pack_b_transposed, tile};
-constexpr GemmKernel kInt8 = Int8<DotAvx512, 14, 2>::kernel("avx512vnni-int8-14x32");  // all these CPUs have VNNI
 
 }  // namespace
 
+// All these CPUs have VNNI, too.
 const KernelTable kAvx512Bf16Kernels = {
-    "avx512bf16", f32_kernel<64, 14, 2>("avx512-f32-14x32"), &kBf16, &kInt8, Rows<64>::table(), fast_weight_reader};
+    "avx512bf16",      f32_kernel<64, 14, 2>("avx512-f32-14x32"), &kBf16, &kInt8Avx512, Rows<64>::table(),
+    fast_weight_reader};
 
 }  // namespace cpuft

@@ -1,4 +1,4 @@
-// The dot product of bytes of AVX-512-VNNI, for int8.h.
+// The int8 kernel of AVX-512-VNNI, for the tables of the CPUs that have it. The tile is that of avx512.cpp.
 #pragma once
 
 #include <immintrin.h>
@@ -16,6 +16,8 @@ struct DotAvx512 {
         _mm_storeu_si128((__m128i*)out, _mm512_maskz_cvtepi32_epi8(0xFFFF, (__m512i)x));
     }
 };
+
+constexpr GemmKernel kInt8Avx512 = Int8<DotAvx512, 14, 2>::kernel("avx512vnni-int8-14x32");
 
 }  // namespace
 }  // namespace cpuft
