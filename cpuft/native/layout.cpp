@@ -65,7 +65,7 @@ void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
         if (placed[i]) continue;
         // The sequences that share the beginning of this one, and how much of it. What predicts a target stays outside.
         std::vector<size_t> group = {i};
-        int64_t shared = share_prefixes ? (needed[i].first_supervised - 1) / kAttentionBlock * kAttentionBlock : 0;
+        int64_t shared = share_prefixes ? needed[i].first_supervised - 1 : 0;
         for (size_t j = i + 1; shared > 0 && j < needed.size(); ++j) {
             if (placed[j]) continue;
             const int64_t most = std::min(shared, needed[j].first_supervised - 1);
