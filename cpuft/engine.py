@@ -325,23 +325,20 @@ class Engine:
 
     def forward_frozen(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
         """Return the residual stream before the adapter's first layer, (T, n_embd): what training does not change."""
-        batch = Batch(tokens, np.zeros(len(tokens), np.uint8), lengths)
-        frozen = np.empty((len(tokens), self.facts["n_embd"]), np.float32)
-        _call(
-            "cpuft_forward_frozen", self._handle, _address(batch.tokens), _address(batch.lengths), len(lengths),
-            _address(frozen),
-        )  # fmt: skip
-        return frozen
+        return self._rows("cpuft_forward_frozen", tokens, lengths, self.facts["n_embd"])
 
     def logits(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
         """Return the logits of every position, (T, V). For tests and small inputs."""
+        return self._rows("cpuft_logits", tokens, lengths, self.facts["n_vocab"])
+
+    def _rows(
+        self, function: str, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], width: int
+    ) -> FloatArray:
+        """What a function gives for every token, (T, width)."""
         batch = Batch(tokens, np.zeros(len(tokens), np.uint8), lengths)
-        logits = np.empty((len(tokens), self.facts["n_vocab"]), np.float32)
-        _call(
-            "cpuft_logits", self._handle, _address(batch.tokens), _address(batch.lengths), len(lengths),
-            _address(logits),
-        )  # fmt: skip
-        return logits
+        rows = np.empty((len(tokens), width), np.float32)
+        _call(function, self._handle, _address(batch.tokens), _address(batch.lengths), len(lengths), _address(rows))
+        return rows
 
     def step(
         self,
