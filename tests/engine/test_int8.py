@@ -1,4 +1,4 @@
-"""int8 products with base weights: a gradient in the direction of float32's, and a training that learns as much."""
+"""int8 products with base weights: a gradient in the direction of float32's, and ten steps near float32's."""
 
 from collections.abc import Callable
 from pathlib import Path
