@@ -1,7 +1,5 @@
 #include "gemm.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "formats.h"
@@ -14,6 +12,11 @@ namespace {
 // Columns of a task. For A W they are values within rows of W, so again a multiple of 256.
 constexpr int64_t kColumnsTransposed = 128;
 constexpr int64_t kColumnsPlain = 256;
+// A panel of B takes at most so much, to stay in the L2 cache beside the rows of A and C that pass by ...
+constexpr int64_t kPanelBytes = 512 << 10;
+// ... and is no deeper than this: C is read and written once for so many products, which is then little beside them.
+// (A panel one block deep made products of int8 a fifth slower, 2048 were no faster than 1024; Emerald Rapids.)
+constexpr int64_t kPanelDepth = 4 * kBlockDepth;
 // Rows of W that are dequantized at a time for A W: 32 x 256 floats are 32 KiB.
 constexpr int64_t kStrip = 32;
 // Added to the row stride of dequantized weights: rows a power of two apart would share a few sets of the L1 cache.
@@ -21,65 +24,62 @@ constexpr int64_t kStridePadding = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t l1_data_cache() {
-    constexpr int64_t kUsual = 32 << 10;
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-    const int64_t size = sysconf(_SC_LEVEL1_DCACHE_SIZE);
-    if (size > 0) return size;
-#endif
-    return kUsual;
-}
-
 const void* row_of(const Matrix& w, int64_t row) {
     return static_cast<const char*>(w.data) + row * static_cast<int64_t>(ggml_row_size(w.type, w.cols));
 }
 
-// How many slabs of B an L1 cache holds beside a panel of A and a tile of C: so many tiles share one reading of A.
-int64_t slabs_in_l1(const GemmKernel& kernel) {
-    static const int64_t budget = l1_data_cache() * 3 / 4;
-    return std::max<int64_t>(1, budget / kernel.b_bytes(kBlockDepth));
-}
+// A panel of B: slabs of nr columns one after the other, each `slab_bytes` long and packed over the panel's whole depth.
+struct Panel {
+    char* data;
+    int64_t slab_bytes;
 
-// Packs B = W^T: columns [n0, n0 + n) are rows of W, depth [k0, k0 + k) runs along them.
+    // Where the block at `depth`, a multiple of kBlockDepth, of the slab at column `j` begins.
+    char* at(const GemmKernel& kernel, int64_t j, int64_t depth) const {
+        return data + j / kernel.nr * slab_bytes + kernel.b_bytes(depth);
+    }
+};
+
+// Packs a block of B = W^T: columns [n0, n0 + n) are rows of W, depth [k0 + p0, k0 + p0 + k) runs along them. p0: where the
+// block lies in the panel.
 void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
-                     int64_t k, Compute::Scratch& scratch, char* panel) {
-    for (int64_t j0 = 0; j0 < n; j0 += kernel.nr, panel += kernel.b_bytes(k)) {
+                     int64_t p0, int64_t k, Compute::Scratch& scratch, const Panel& panel) {
+    for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
         const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
+        char* block = panel.at(kernel, j0, p0);
         if (w.type == GGML_TYPE_F32) {
-            kernel.pack_b_transposed(static_cast<const float*>(w.data) + (n0 + j0) * w.cols + k0, w.cols, k, columns,
-                                     panel);
+            kernel.pack_b_transposed(static_cast<const float*>(w.data) + (n0 + j0) * w.cols + k0 + p0, w.cols, k,
+                                     columns, block);
             continue;
         }
         const int64_t stride = kBlockDepth + kStridePadding;
         float* values = scratch.values.reserve(kernel.nr * stride);
         for (int j = 0; j < columns; ++j)
-            dequantize_segment(reader, w.type, row_of(w, n0 + j0 + j), k0, k, values + j * stride);
-        kernel.pack_b_transposed(values, stride, k, columns, panel);
+            dequantize_segment(reader, w.type, row_of(w, n0 + j0 + j), k0 + p0, k, values + j * stride);
+        kernel.pack_b_transposed(values, stride, k, columns, block);
     }
 }
 
-// Packs B = W: depth [k0, k0 + k) are rows of W, columns [n0, n0 + n) run along them.
+// Packs a block of B = W: depth [k0 + p0, k0 + p0 + k) are rows of W, columns [n0, n0 + n) run along them.
 void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
-                int64_t k, Compute::Scratch& scratch, char* panel) {
-    for (int64_t p0 = 0; p0 < k; p0 += kStrip) {
-        const int64_t depth = std::min(kStrip, k - p0);
+                int64_t p0, int64_t k, Compute::Scratch& scratch, const Panel& panel) {
+    for (int64_t s0 = 0; s0 < k; s0 += kStrip) {
+        const int64_t depth = std::min(kStrip, k - s0), row = k0 + p0 + s0;
         const float* strip;
         int64_t stride;
         if (w.type == GGML_TYPE_F32) {
-            strip = static_cast<const float*>(w.data) + (k0 + p0) * w.cols + n0;
+            strip = static_cast<const float*>(w.data) + row * w.cols + n0;
             stride = w.cols;
         } else {
             stride = kColumnsPlain;
             float* values = scratch.values.reserve(kStrip * stride);
             for (int64_t p = 0; p < depth; ++p)
-                dequantize_segment(reader, w.type, row_of(w, k0 + p0 + p), n0, n, values + p * stride);
+                dequantize_segment(reader, w.type, row_of(w, row + p), n0, n, values + p * stride);
             strip = values;
         }
-        const float* row_scale = w.row_scale == nullptr ? nullptr : w.row_scale + k0 + p0;
+        const float* row_scale = w.row_scale == nullptr ? nullptr : w.row_scale + row;
         for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
             const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-            kernel.pack_b(strip + j0, stride, row_scale, p0, depth, columns,
-                          panel + j0 / kernel.nr * kernel.b_bytes(k));
+            kernel.pack_b(strip + j0, stride, row_scale, s0, depth, columns, panel.at(kernel, j0, p0));
         }
     }
 }
@@ -95,6 +95,12 @@ struct Product {
     int64_t n;
 };
 
+// Depth, in whole blocks, of a panel of n columns that takes kPanelBytes.
+int64_t depth_in_l2(const GemmKernel& kernel, int64_t n) {
+    const int64_t block_bytes = kernel.b_bytes(kBlockDepth) * ceil_div(n, kernel.nr);
+    return std::max<int64_t>(1, kPanelBytes / block_bytes) * kBlockDepth;
+}
+
 // Rows of panels [i0, i1) x columns [n0, n0 + n) of C.
 void run_block(const Product& product, int64_t i0, int64_t i1, int64_t n0, int64_t n, Compute::Scratch& scratch) {
     const GemmKernel& kernel = product.a.kernel();
@@ -106,21 +112,22 @@ void run_block(const Product& product, int64_t i0, int64_t i1, int64_t n0, int64
         }
         accumulate = true;
     }
-    char* panel = scratch.panel.reserve(kernel.b_bytes(kBlockDepth) * ceil_div(kColumnsPlain, kernel.nr));
-    for (int64_t k0 = 0; k0 < depth; k0 += kBlockDepth, accumulate = true) {
-        const int64_t k = std::min(kBlockDepth, depth - k0);
-        (product.transposed ? fill_transposed : fill_plain)(kernel, product.w, product.reader, n0, n, k0, k, scratch,
-                                                            panel);
-        const int64_t group = kernel.nr * slabs_in_l1(kernel);
-        for (int64_t first = 0; first < n; first += group) {
-            for (int64_t i = i0; i < i1; ++i) {
-                const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i * kernel.mr));
-                float* c = product.c + i * kernel.mr * product.n + n0;
-                for (int64_t j0 = first; j0 < std::min(n, first + group); j0 += kernel.nr) {
-                    const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-                    kernel.tile(k, product.a.at(i, k0), panel + j0 / kernel.nr * kernel.b_bytes(k), c + j0, product.n,
-                                rows, columns, accumulate);
-                }
+    const int64_t panel_depth = std::min(kPanelDepth, depth_in_l2(kernel, n));
+    const int64_t slab_bytes = kernel.b_bytes(panel_depth);
+    const Panel panel = {scratch.panel.reserve(slab_bytes * ceil_div(n, kernel.nr)), slab_bytes};
+    for (int64_t k0 = 0; k0 < depth; k0 += panel_depth, accumulate = true) {
+        const int64_t k = std::min(panel_depth, depth - k0);
+        for (int64_t p0 = 0; p0 < k; p0 += kBlockDepth) {
+            (product.transposed ? fill_transposed : fill_plain)(kernel, product.w, product.reader, n0, n, k0, p0,
+                                                                std::min(kBlockDepth, k - p0), scratch, panel);
+        }
+        for (int64_t i = i0; i < i1; ++i) {
+            const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i * kernel.mr));
+            float* c = product.c + i * kernel.mr * product.n + n0;
+            for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
+                const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
+                kernel.tile(k, product.a.at(i, k0), panel.at(kernel, j0, 0), c + j0, product.n, rows, columns,
+                            accumulate);
             }
         }
     }

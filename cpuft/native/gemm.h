@@ -3,9 +3,9 @@
 //
 // The loops, from outside in (after Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"):
 //   tasks   blocks of C: kColumns columns (x a part of the rows where columns alone would leave threads idle)
-//   k       blocks of kBlockDepth: the panel of B is made here, once for all rows of the task
-//   slabs   groups of nr columns of the panel, held in L1
-//   tiles   mr rows of A by the nr columns of each slab of the group: the micro-kernel
+//   k       panels of B, as deep as an L2 cache allows: made here, once for all rows of the task
+//   rows    panels of mr rows of A, which come to the L1 cache
+//   tiles   these rows by each nr columns of the panel, over its whole depth: the micro-kernel
 // Each value of C is summed by one thread in this order, whatever the number of threads.
 #pragma once
 

@@ -312,13 +312,16 @@ TEST(int8_packing_of_weights) {
 TEST(int8_tiles) {
     Random random(23);
     for (const GemmKernel* kernel : int8_kernels()) {
-        for (const int64_t k : {1, 4, 7, 64, 255, 256}) {
+        for (const int64_t k : {1, 4, 7, 64, 255, 256, 257, 1000}) {
             for (const int m : {1, kernel->mr - 1, kernel->mr}) {
                 for (const int n : {1, kernel->nr - 1, kernel->nr}) {
                     const auto a = random.floats(m * k), b = random.floats(n * k), start = random.floats(m * n);
                     Panel panel_a(*kernel, kernel->mr, k), panel_b(*kernel, kernel->nr, k);
                     kernel->pack_a(a.data(), k, 1, nullptr, m, k, panel_a.data.data());
-                    kernel->pack_b_transposed(b.data(), k, k, n, panel_b.data.data());
+                    for (int64_t k0 = 0; k0 < k; k0 += cpuft::kBlockDepth) {
+                        kernel->pack_b_transposed(b.data() + k0, k, std::min(cpuft::kBlockDepth, k - k0), n,
+                                                  panel_b.data.data() + kernel->b_bytes(k0));
+                    }
                     const Decoded left(*kernel, panel_a, true, k), right(*kernel, panel_b, false, k);
                     for (const bool accumulate : {false, true}) {
                         auto c = accumulate ? start : std::vector<float>(start.size(), NAN);
@@ -328,15 +331,19 @@ TEST(int8_tiles) {
                         for (int64_t i = 0; i < m; ++i) {
                             for (int64_t j = 0; j < n; ++j) {
                                 const size_t at = static_cast<size_t>(i * n + j);
-                                double sum = 0.0, size = 0.0;
+                                double sum = 0.0, size = 0.0, block_sums = 0.0, block_sum = 0.0;
                                 for (int64_t p = 0; p < k; ++p) {
                                     const double product = left.value(i, p) * right.value(j, p);
                                     sum += product;
+                                    block_sum += product;
                                     size += std::fabs(product);
+                                    if (p + 1 < k && (p + 1) % cpuft::kBlockDepth != 0) continue;
+                                    block_sums += std::fabs(block_sum);
+                                    block_sum = 0.0;
                                 }
                                 const double before = accumulate ? static_cast<double>(start[at]) : 0.0;
-                                const double tolerance =  // the second part: of the sum in double itself
-                                    4 * kRounding * (std::fabs(sum) + std::fabs(before)) + 1e-13 * size;
+                                const double tolerance =  // a rounding of each block's sum, and those of double itself
+                                    4 * kRounding * (std::fabs(before) + block_sums) + 1e-13 * size;
                                 CHECK(std::fabs(static_cast<double>(c[at]) - before - sum) <= tolerance,
                                       "%s %dx%dx%lld: %.9g, expected %.9g", kernel->name, m, n, (long long)k,
                                       static_cast<double>(c[at]), before + sum);

@@ -166,9 +166,27 @@ struct Int8 {
         interleave(rows, (k + 3) / 4, 0x80808080u, static_cast<char*>(block) + kBHeader * kNr);
     }
 
-    // kMr x kVectors sums of int32 stay in registers for the block; then each is scaled and goes to C once.
+    // A block's sums of int32 stay in registers, then each is scaled and added to those of the blocks before: in the L1
+    // cache, so that C is touched once.
     static void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n,
                      bool accumulate) {
+        Float result[kMr][kVectors] = {};
+        for (; k > 0; k -= kBlockDepth) {
+            const int64_t depth = k < kBlockDepth ? k : kBlockDepth;
+            // C is read after the last block: by then it has come from the cache behind.
+            for (int i = 0; accumulate && depth == k && i < m; ++i) {
+                __builtin_prefetch(c + i * c_stride, 1);
+                __builtin_prefetch(c + i * c_stride + kWidth, 1);
+            }
+            add_block(depth, a, b, result);
+            a = static_cast<const char*>(a) + kMr * (kAHeader + depth);
+            b = static_cast<const char*>(b) + kNr * (kBHeader + depth);
+        }
+        store_tile<kBytes, kMr, kVectors>(result, c, c_stride, m, n, accumulate);
+    }
+
+    [[gnu::always_inline]] static void add_block(int64_t k, const void* a, const void* b,
+                                                 Float (&result)[kMr][kVectors]) {
         const float* a_scales = static_cast<const float*>(a);
         const int32_t* corrections = reinterpret_cast<const int32_t*>(a_scales + kMr);
         const int32_t* pa = corrections + kMr;
@@ -179,11 +197,6 @@ struct Int8 {
         for (int i = 0; i < kMr; ++i) {
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) sums[i][v] = corrections[i] - Int{};
-            // C is read after the sums: by then it has come from the L2 cache.
-            if (accumulate && i < m) {
-                __builtin_prefetch(c + i * c_stride, 1);
-                __builtin_prefetch(c + i * c_stride + kWidth, 1);
-            }
         }
         for (int64_t step = (k + 3) / 4; step > 0; --step, pa += kMr, pb += kNr) {
             Int columns[kVectors];
@@ -196,16 +209,14 @@ struct Int8 {
                 for (int v = 0; v < kVectors; ++v) sums[i][v] = Dot::dot(sums[i][v], columns[v], row);
             }
         }
-        Float result[kMr][kVectors];
 #pragma GCC unroll 16
         for (int i = 0; i < kMr; ++i) {
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) {
-                result[i][v] =
+                result[i][v] +=
                     __builtin_convertvector(sums[i][v], Float) * (a_scales[i] * S::load(b_scales + v * kWidth));
             }
         }
-        store_tile<kBytes, kMr, kVectors>(result, c, c_stride, m, n, accumulate);
     }
 
     static constexpr GemmKernel kernel(const char* name) {

@@ -7,8 +7,8 @@
 
 namespace cpuft {
 
-// Depth at which panels are cut into blocks. A multiple of 256, ggml's largest block of weights. A slab of 256 x 32 takes
-// 32 KiB in float32, 8 KiB in int8, and stays in an L1 cache; 256 products of two bytes fit an int32 sum.
+// Depth at which panels are cut into blocks. A multiple of 256, ggml's largest block of weights; 256 products of two bytes
+// fit an int32 sum.
 constexpr int64_t kBlockDepth = 256;
 
 // A matrix product's micro-kernel and its packed formats, for one compute type: float32, bfloat16 pairs, or int8.
@@ -37,8 +37,8 @@ struct GemmKernel {
                    void* block);
     // One block of B, k <= kBlockDepth, from its transpose: B[p, j] = source[j * stride + p].
     void (*pack_b_transposed)(const float* source, int64_t stride, int64_t k, int n, void* block);
-    // C[i, j] (+)= sum over p of A[i, p] B[p, j] for i < m <= mr, j < n <= nr, over one block, k <= kBlockDepth. C may
-    // hold anything where it is not added to.
+    // C[i, j] (+)= sum over p of A[i, p] B[p, j] for i < m <= mr, j < n <= nr, over any depth; the blocks of A and of B
+    // follow one another. C may hold anything where it is not added to.
     void (*tile)(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate);
 
     int64_t a_bytes(int64_t k) const { return panel_bytes(k, mr, a_header); }

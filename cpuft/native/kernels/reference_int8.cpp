@@ -79,11 +79,11 @@ void pack_b_transposed(const float* source, int64_t stride, int64_t k, int n, vo
     }
 }
 
-void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate) {
-    const float* a_scales = static_cast<const float*>(a);
+void add_block(int64_t k, const char* a, const char* b, float* c, int64_t c_stride, int m, int n, bool accumulate) {
+    const float* a_scales = reinterpret_cast<const float*>(a);
     const int32_t* corrections = reinterpret_cast<const int32_t*>(a_scales + kMr);
     const int8_t* pa = reinterpret_cast<const int8_t*>(corrections + kMr);
-    const float* b_scales = static_cast<const float*>(b);
+    const float* b_scales = reinterpret_cast<const float*>(b);
     const uint8_t* pb = reinterpret_cast<const uint8_t*>(b_scales + kNr);
     for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < n; ++j) {
@@ -93,6 +93,13 @@ void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, i
             float& target = c[i * c_stride + j];
             target = accumulate ? target + product : product;
         }
+    }
+}
+
+void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate) {
+    for (int64_t k0 = 0; k0 < k; k0 += kBlockDepth, accumulate = true) {
+        add_block(std::min(kBlockDepth, k - k0), static_cast<const char*>(a) + kReferenceInt8.a_bytes(k0),
+                  static_cast<const char*>(b) + kReferenceInt8.b_bytes(k0), c, c_stride, m, n, accumulate);
     }
 }
 
