@@ -148,9 +148,9 @@ Seconds time_products(Compute& compute, const Problem& problem, int repeats, std
                          problem.forward ? nullptr : problem.w.matrix.row_scale);
         const double pack = since(start);
         if (problem.forward) {
-            cpuft::multiply_transposed(compute, packed, problem.w.matrix, nullptr, false, c.data());
+            cpuft::multiply_transposed(compute, {{packed, problem.w.matrix}}, nullptr, false, c.data());
         } else {
-            cpuft::multiply(compute, packed, problem.w.matrix, false, c.data());
+            cpuft::multiply(compute, {{packed, problem.w.matrix}}, false, c.data());
         }
         if (repeat == 0) continue;
         seconds.whole.push_back(since(start));

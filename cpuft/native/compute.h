@@ -50,6 +50,7 @@ struct Compute {
     // gemm all others: attention, and the adapter's own products and gradients.
     const GemmKernel &gemm, &weight_gemm;
     std::vector<Scratch> scratch;
+    Buffer<char> shared_panel;  // a packed matrix that all threads read
 };
 
 }  // namespace cpuft

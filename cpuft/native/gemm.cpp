@@ -1,6 +1,7 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "formats.h"
 #include "kernels/int8_format.h"
@@ -85,14 +86,13 @@ void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, 
 }
 
 struct Product {
-    const PackedRows& a;
-    const Matrix& w;
-    WeightReader reader;
+    const Term* terms;
+    int64_t n_terms;
     bool transposed;
     const float* bias;
     bool accumulate;
     float* c;
-    int64_t n;
+    int64_t m, n;
 };
 
 // Depth, in whole blocks, of a panel of n columns that takes kPanelBytes.
@@ -101,51 +101,70 @@ int64_t depth_in_l2(const GemmKernel& kernel, int64_t n) {
     return std::max<int64_t>(1, kPanelBytes / block_bytes) * kBlockDepth;
 }
 
-// Rows of panels [i0, i1) x columns [n0, n0 + n) of C.
-void run_block(const Product& product, int64_t i0, int64_t i1, int64_t n0, int64_t n, Compute::Scratch& scratch) {
-    const GemmKernel& kernel = product.a.kernel();
-    const int64_t m = product.a.m(), depth = product.a.k();
-    bool accumulate = product.accumulate;
-    if (product.bias != nullptr) {
-        for (int64_t row = i0 * kernel.mr; row < std::min(m, i1 * kernel.mr); ++row) {
-            std::copy_n(product.bias + n0, n, product.c + row * product.n + n0);
-        }
-        accumulate = true;
-    }
+// Rows [m0, m1) x columns [n0, n0 + n) of C (+)= one term; m0 is a multiple of its kernel's mr.
+void run_term(const Product& product, const Term& term, WeightReader reader, int64_t m0, int64_t m1, int64_t n0,
+              int64_t n, bool accumulate, Compute::Scratch& scratch) {
+    const GemmKernel& kernel = term.a.kernel();
+    const int64_t depth = term.a.k();
     const int64_t panel_depth = std::min(kPanelDepth, depth_in_l2(kernel, n));
     const int64_t slab_bytes = kernel.b_bytes(panel_depth);
     const Panel panel = {scratch.panel.reserve(slab_bytes * ceil_div(n, kernel.nr)), slab_bytes};
     for (int64_t k0 = 0; k0 < depth; k0 += panel_depth, accumulate = true) {
         const int64_t k = std::min(panel_depth, depth - k0);
         for (int64_t p0 = 0; p0 < k; p0 += kBlockDepth) {
-            (product.transposed ? fill_transposed : fill_plain)(kernel, product.w, product.reader, n0, n, k0, p0,
+            (product.transposed ? fill_transposed : fill_plain)(kernel, term.w, reader, n0, n, k0, p0,
                                                                 std::min(kBlockDepth, k - p0), scratch, panel);
         }
-        for (int64_t i = i0; i < i1; ++i) {
-            const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i * kernel.mr));
-            float* c = product.c + i * kernel.mr * product.n + n0;
+        for (int64_t row = m0; row < m1; row += kernel.mr) {
+            const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m1 - row));
+            float* c = product.c + row * product.n + n0;
             for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
                 const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-                kernel.tile(k, product.a.at(i, k0), panel.at(kernel, j0, 0), c + j0, product.n, rows, columns,
-                            accumulate);
+                kernel.tile(k, term.a.at(row / kernel.mr, k0), panel.at(kernel, j0, 0), c + j0, product.n, rows,
+                            columns, accumulate);
             }
         }
+    }
+}
+
+// Rows [m0, m1) x columns [n0, n0 + n) of C. The second term finds them in the L2 cache.
+void run_block(Compute& compute, const Product& product, int64_t m0, int64_t m1, int64_t n0, int64_t n,
+               Compute::Scratch& scratch) {
+    bool accumulate = product.accumulate;
+    if (product.bias != nullptr) {
+        for (int64_t row = m0; row < m1; ++row) {
+            float* c = product.c + row * product.n + n0;
+            if (accumulate) {
+                compute.kernels.rows.axpy(1.0f, product.bias + n0, c, n);
+            } else {
+                std::copy_n(product.bias + n0, n, c);
+            }
+        }
+        accumulate = true;
+    }
+    for (int64_t i = 0; i < product.n_terms; ++i, accumulate = true) {
+        const Term& term = product.terms[i];
+        run_term(product, term, weight_reader(compute.kernels, term.w.type), m0, m1, n0, n, accumulate, scratch);
     }
 }
 
 void run(Compute& compute, const Product& product) {
     const int64_t columns = product.transposed ? kColumnsTransposed : kColumnsPlain;
     const int64_t n_blocks = ceil_div(product.n, columns);
-    const int64_t n_panels = ceil_div(product.a.m(), product.a.kernel().mr);
+    // Rows that are whole panels of every term.
+    int64_t unit = 1;
+    for (int64_t i = 0; i < product.n_terms; ++i) unit = std::lcm(unit, product.terms[i].a.kernel().mr);
     // Splitting rows makes every part fill the same panels of B again, so it is done only where threads would idle.
     const int64_t wanted = 2 * compute.pool.size();
-    const int64_t parts = compute.pool.size() == 1 ? 1 : std::min(n_panels, ceil_div(wanted, n_blocks));
-    const int64_t part = ceil_div(n_panels, parts);
+    const int64_t n_units = ceil_div(product.m, unit);
+    const int64_t parts = compute.pool.size() == 1 ? 1 : std::min(n_units, ceil_div(wanted, n_blocks));
+    const int64_t part = ceil_div(n_units, parts) * unit;
     compute.pool.parallel_for(n_blocks * parts, [&](int64_t task, int thread) {
-        const int64_t n0 = task / parts * columns, i0 = task % parts * part;
-        const int64_t i1 = std::min(n_panels, i0 + part);
-        if (i0 >= i1) return;
-        run_block(product, i0, i1, n0, std::min(columns, product.n - n0), compute.scratch[static_cast<size_t>(thread)]);
+        const int64_t n0 = task / parts * columns, m0 = task % parts * part;
+        const int64_t m1 = std::min(product.m, m0 + part);
+        if (m0 >= m1) return;
+        run_block(compute, product, m0, m1, n0, std::min(columns, product.n - n0),
+                  compute.scratch[static_cast<size_t>(thread)]);
     });
 }
 
@@ -177,13 +196,43 @@ std::vector<float> row_scales(Compute& compute, const Matrix& w) {
     return scales;
 }
 
-void multiply_transposed(Compute& compute, const PackedRows& a, const Matrix& w, const float* bias, bool accumulate,
+void multiply_transposed(Compute& compute, std::initializer_list<Term> terms, const float* bias, bool accumulate,
                          float* c) {
-    run(compute, {a, w, weight_reader(compute.kernels, w.type), true, bias, accumulate, c, w.rows});
+    const Term& first = *terms.begin();
+    run(compute,
+        {terms.begin(), static_cast<int64_t>(terms.size()), true, bias, accumulate, c, first.a.m(), first.w.rows});
 }
 
-void multiply(Compute& compute, const PackedRows& a, const Matrix& w, bool accumulate, float* c) {
-    run(compute, {a, w, weight_reader(compute.kernels, w.type), false, nullptr, accumulate, c, w.cols});
+void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumulate, float* c) {
+    const Term& first = *terms.begin();
+    run(compute,
+        {terms.begin(), static_cast<int64_t>(terms.size()), false, nullptr, accumulate, c, first.a.m(), first.w.cols});
+}
+
+void multiply_narrow(Compute& compute, const GemmKernel& kernel, const float* a, int64_t m, int64_t k, const Matrix& w,
+                     bool transposed, float* c) {
+    const int64_t n = transposed ? w.rows : w.cols;
+    const int64_t slab_bytes = kernel.b_bytes(k);
+    const Panel panel = {compute.shared_panel.reserve(slab_bytes * ceil_div(n, kernel.nr)), slab_bytes};
+    const WeightReader reader = weight_reader(compute.kernels, w.type);
+    compute.pool.parallel_for(ceil_div(k, kBlockDepth), [&](int64_t block, int thread) {
+        const int64_t k0 = block * kBlockDepth;
+        (transposed ? fill_transposed : fill_plain)(kernel, w, reader, 0, n, 0, k0, std::min(kBlockDepth, k - k0),
+                                                    compute.scratch[static_cast<size_t>(thread)], panel);
+    });
+    compute.pool.parallel_for(ceil_div(m, kernel.mr), [&](int64_t i, int thread) {
+        const int64_t row = i * kernel.mr;
+        const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - row));
+        char* packed = compute.scratch[static_cast<size_t>(thread)].panel.reserve(kernel.a_bytes(kBlockDepth));
+        for (int64_t k0 = 0; k0 < k; k0 += kBlockDepth) {
+            const int64_t depth = std::min(kBlockDepth, k - k0);
+            kernel.pack_a(a + row * k + k0, k, 1, nullptr, rows, depth, packed);
+            for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
+                const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
+                kernel.tile(depth, packed, panel.at(kernel, j0, k0), c + row * n + j0, n, rows, columns, k0 > 0);
+            }
+        }
+    });
 }
 
 }  // namespace cpuft

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "compute.h"
@@ -40,12 +41,23 @@ class PackedRows {
     int64_t m_ = 0, k_ = 0, panel_bytes_ = 0;
 };
 
-// C (M x N) = A W^T + bias, W is N x K. With accumulate, C += A W^T instead (no bias).
-void multiply_transposed(Compute& compute, const PackedRows& a, const Matrix& w, const float* bias, bool accumulate,
+// One product of a sum: terms share the shape of A W^T (or A W), their depths and kernels may differ.
+struct Term {
+    const PackedRows& a;
+    Matrix w;
+};
+
+// C (M x N) (+)= sum of A W^T over the terms + bias, W is N x K; bias may be null.
+void multiply_transposed(Compute& compute, std::initializer_list<Term> terms, const float* bias, bool accumulate,
                          float* c);
 
-// C (M x N) (+)= A W, W is K x N. For int8, A was packed with w.row_scale as its depth_scale.
-void multiply(Compute& compute, const PackedRows& a, const Matrix& w, bool accumulate, float* c);
+// C (M x N) (+)= sum of A W over the terms, W is K x N. For int8, A was packed with w.row_scale as its depth_scale.
+void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumulate, float* c);
+
+// C (M x N) = A W^T or A W with few columns N: A (M x K, float32 rows) is packed a little at a time, in cache, since it
+// would be read just once. kernel: any but int8, whose scales differ by direction.
+void multiply_narrow(Compute& compute, const GemmKernel& kernel, const float* a, int64_t m, int64_t k, const Matrix& w,
+                     bool transposed, float* c);
 
 // [rows] The int8 scale of each row of W: what multiply needs beside W for int8.
 std::vector<float> row_scales(Compute& compute, const Matrix& w);

@@ -78,7 +78,7 @@ void Transformer::logits(const MicroBatch& batch, const Adapter* adapter, float*
     rmsnorm_forward(compute_, residual(model_.dims.n_layer).data(), model_.output_norm.data(), model_.norm_epsilon, T_,
                     C, h);
     head_.packed_h.pack_rows(compute_, compute_.weight_gemm, h, T_, C);
-    multiply_transposed(compute_, head_.packed_h, model_.head, nullptr, false, logits);
+    multiply_transposed(compute_, {{head_.packed_h, model_.head}}, nullptr, false, logits);
 }
 
 void Transformer::forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen) {
@@ -241,10 +241,10 @@ void Transformer::backward_attention(int64_t layer, const float* x, Activations&
 
 // ---- Linear layers and where things lie --------------------------------------------------------------------------------
 
-void Transformer::linear_forward(int64_t layer, cpuft_target target, LinearInput& input, Activations& a,
+void Transformer::linear_forward(int64_t layer, cpuft_target target, const LinearInput& input, Activations& a,
                                  bool accumulate, float* y) {
     const Lora* adapted = lora(layer, target);
-    float* u = adapted ? a.lora_u[target].reserve(input.T() * adapted->rank) : nullptr;
+    float* u = adapted ? a.lora_u[target].reserve(input.packed.m() * adapted->rank) : nullptr;
     linear_lora_forward(compute_, model_.layers[static_cast<size_t>(layer)].linears[target], adapted,
                         dropout(layer, target), input, linear_, accumulate, u, y);
 }

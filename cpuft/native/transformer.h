@@ -54,7 +54,7 @@ class Transformer {
     int64_t rows_behind_attention(int64_t layer) const;
     bool drops_rows(int64_t layer) const { return rows_behind_attention(layer) < T_; }
 
-    void linear_forward(int64_t layer, cpuft_target target, LinearInput& input, Activations& activations,
+    void linear_forward(int64_t layer, cpuft_target target, const LinearInput& input, Activations& activations,
                         bool accumulate, float* y);
     void linear_backward(int64_t layer, cpuft_target target, const float* x, int64_t n, Activations& activations,
                          const float* dy, bool accumulate, float* dx);

@@ -53,9 +53,9 @@ void check_int8_product(Compute& compute, Random& random, ggml_type type, const 
     packed.pack_rows(compute, *compute.kernels.int8, a.data(), m, k, transposed ? nullptr : scales.data());
     std::vector<float> c = start;
     if (transposed) {
-        cpuft::multiply_transposed(compute, packed, w.matrix, nullptr, true, c.data());
+        cpuft::multiply_transposed(compute, {{packed, w.matrix}}, nullptr, true, c.data());
     } else {
-        cpuft::multiply(compute, packed, w.matrix, true, c.data());
+        cpuft::multiply(compute, {{packed, w.matrix}}, true, c.data());
     }
     test::Doubles wanted(c.size());
     for (int64_t i = 0; i < m; ++i) {
@@ -83,9 +83,10 @@ void check_product(Compute& compute, const GemmKernel& kernel, Random& random, g
     std::vector<float> c = start;
     if (!accumulate) c.assign(c.size(), NAN);
     if (transposed) {
-        cpuft::multiply_transposed(compute, packed, w.matrix, with_bias ? bias.data() : nullptr, accumulate, c.data());
+        cpuft::multiply_transposed(compute, {{packed, w.matrix}}, with_bias ? bias.data() : nullptr, accumulate,
+                                   c.data());
     } else {
-        cpuft::multiply(compute, packed, w.matrix, accumulate, c.data());
+        cpuft::multiply(compute, {{packed, w.matrix}}, accumulate, c.data());
     }
     for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < n; ++j) {
@@ -181,7 +182,8 @@ TEST(products_do_not_depend_on_threads) {
             cpuft::PackedRows packed;
             packed.pack_rows(compute, table->f32, a.data(), m, k);
             std::vector<float> c(static_cast<size_t>(m * n));
-            cpuft::multiply_transposed(compute, packed, cpuft::float_matrix(w.data(), n, k), nullptr, false, c.data());
+            cpuft::multiply_transposed(compute, {{packed, cpuft::float_matrix(w.data(), n, k)}}, nullptr, false,
+                                       c.data());
             if (first.empty()) first = c;
             CHECK(std::memcmp(first.data(), c.data(), c.size() * sizeof(float)) == 0, "%s with %d threads", table->name,
                   threads);

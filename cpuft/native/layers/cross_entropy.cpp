@@ -36,14 +36,14 @@ double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, 
         const int64_t size = std::min(chunk, n - t0);
         float* logits = workspace.logits.reserve(chunk * V);
         workspace.packed_h.pack_rows(compute, compute.weight_gemm, h + t0 * C, size, C);
-        multiply_transposed(compute, workspace.packed_h, head, nullptr, false, logits);
+        multiply_transposed(compute, {{workspace.packed_h, head}}, nullptr, false, logits);
         compute.pool.parallel_for(size, [&](int64_t t, int) {
             losses[static_cast<size_t>(t0 + t)] =
                 cross_entropy(compute.kernels.rows, logits + t * V, targets[t0 + t], V, dh != nullptr);
         });
         if (dh == nullptr) continue;
         workspace.packed_dlogits.pack_rows(compute, compute.weight_gemm, logits, size, V, head.row_scale);
-        multiply(compute, workspace.packed_dlogits, head, false, dh + t0 * C);
+        multiply(compute, {{workspace.packed_dlogits, head}}, false, dh + t0 * C);
     }
     double sum = 0.0;
     for (const double loss : losses) sum += loss;

@@ -27,53 +27,48 @@ void scale_rows(Compute& compute, float factor, int64_t T, int64_t n, float* x) 
     compute.for_rows(T, [&](int64_t t, int) { compute.kernels.rows.scale(factor, x + t * n, n); });
 }
 
-// y = W x + b, or y += W x + b
-void linear_forward(Compute& compute, const LinearWeights& weights, const LinearInput& input, bool accumulate,
-                    float* y) {
-    const float* bias = weights.bias.empty() ? nullptr : weights.bias.data();
-    const int64_t n_out = weights.weight.rows;
-    if (accumulate && bias != nullptr) {
-        compute.for_rows(input.T(),
-                         [&](int64_t t, int) { compute.kernels.rows.axpy(1.0f, bias, y + t * n_out, n_out); });
-        bias = nullptr;
+// c (T, R) = factor * (x W^T or x W), W one of the adapter's matrices. packed is x for products with base weights; where
+// the adapter's products have the same kernel it serves them, too.
+void narrow_product(Compute& compute, float factor, const float* x, const PackedRows& packed, const Matrix& w,
+                    bool transposed, float* c) {
+    const int64_t T = packed.m(), R = transposed ? w.rows : w.cols;
+    if (&packed.kernel() != &compute.gemm) {
+        multiply_narrow(compute, compute.gemm, x, T, packed.k(), w, transposed, c);
+    } else if (transposed) {
+        multiply_transposed(compute, {{packed, w}}, nullptr, false, c);
+    } else {
+        multiply(compute, {{packed, w}}, false, c);
     }
-    multiply_transposed(compute, input.for_weights(), weights.weight, bias, accumulate, y);
+    scale_rows(compute, factor, T, R, c);
 }
 
 }  // namespace
 
-void LinearInput::set(Compute& compute, const float* x, int64_t T, int64_t n_in) {
-    x_ = x;
-    for_weights_.pack_rows(compute, compute.weight_gemm, x, T, n_in);
-    has_for_adapter_ = false;
-}
-
-const PackedRows& LinearInput::for_adapter(Compute& compute) {
-    if (&compute.gemm == &compute.weight_gemm) return for_weights_;
-    if (!has_for_adapter_) for_adapter_.pack_rows(compute, compute.gemm, x_, T(), n_in());
-    has_for_adapter_ = true;
-    return for_adapter_;
+void LinearInput::set(Compute& compute, const float* values, int64_t T, int64_t n_in) {
+    x = values;
+    packed.pack_rows(compute, compute.weight_gemm, values, T, n_in);
 }
 
 void linear_lora_forward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
-                         LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y) {
-    const int64_t T = input.T(), n_in = input.n_in(), n_out = weights.weight.rows;
-    if (y != nullptr) linear_forward(compute, weights, input, accumulate, y);
-    if (lora == nullptr) return;
-    const PackedRows* x = nullptr;
+                         const LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y) {
+    const int64_t T = input.packed.m(), n_in = input.packed.k(), n_out = weights.weight.rows;
+    const float* bias = weights.bias.empty() ? nullptr : weights.bias.data();
+    if (lora == nullptr) {
+        if (y != nullptr) multiply_transposed(compute, {{input.packed, weights.weight}}, bias, accumulate, y);
+        return;
+    }
+    const Matrix a = float_matrix(lora->a, lora->rank, n_in), b = float_matrix(lora->b, n_out, lora->rank);
     if (dropout.active()) {
         float* dropped = workspace.dropped.reserve(T * n_in);
-        apply_dropout(compute, dropout, input.x(), T, n_in, dropped);
-        workspace.packed_input.pack_rows(compute, compute.gemm, dropped, T, n_in);
-        x = &workspace.packed_input;
+        apply_dropout(compute, dropout, input.x, T, n_in, dropped);
+        multiply_narrow(compute, compute.gemm, dropped, T, n_in, a, true, u);
+        scale_rows(compute, lora->scale, T, lora->rank, u);
     } else {
-        x = &input.for_adapter(compute);
+        narrow_product(compute, lora->scale, input.x, input.packed, a, true, u);
     }
-    multiply_transposed(compute, *x, float_matrix(lora->a, lora->rank, n_in), nullptr, false, u);
-    scale_rows(compute, lora->scale, T, lora->rank, u);  // u = s A x from here on
     if (y == nullptr) return;
-    workspace.packed_narrow.pack_rows(compute, compute.gemm, u, T, lora->rank);
-    multiply_transposed(compute, workspace.packed_narrow, float_matrix(lora->b, n_out, lora->rank), nullptr, true, y);
+    workspace.packed_u.pack_rows(compute, compute.gemm, u, T, lora->rank);
+    multiply_transposed(compute, {{input.packed, weights.weight}, {workspace.packed_u, b}}, bias, accumulate, y);
 }
 
 // With u = s A x:  du = s B^T dy,  dB += dy u^T,  dA += du x^T,  dx += W^T dy + A^T du  (x after dropout)
@@ -81,23 +76,21 @@ void linear_lora_backward(Compute& compute, const LinearWeights& weights, const 
                           const float* x, int64_t T, const float* u, const float* dy, LinearWorkspace& workspace,
                           bool accumulate, float* dx) {
     const int64_t n_in = weights.weight.cols, n_out = weights.weight.rows;
-    const bool same_kernel = &compute.gemm == &compute.weight_gemm;
-    if (lora != nullptr || same_kernel) workspace.packed_dy.pack_rows(compute, compute.gemm, dy, T, n_out);
-    if (dx != nullptr) {
-        PackedRows& packed = same_kernel ? workspace.packed_dy : workspace.weight_dy;
-        if (!same_kernel) packed.pack_rows(compute, compute.weight_gemm, dy, T, n_out, weights.weight.row_scale);
-        multiply(compute, packed, weights.weight, accumulate, dx);
+    const PackedRows& packed_dy = workspace.packed_dy;
+    workspace.packed_dy.pack_rows(compute, compute.weight_gemm, dy, T, n_out, weights.weight.row_scale);
+    if (lora == nullptr) {
+        if (dx != nullptr) multiply(compute, {{packed_dy, weights.weight}}, accumulate, dx);
+        return;
     }
-    if (lora == nullptr) return;
-
     const int64_t R = lora->rank;
+    const Matrix a = float_matrix(lora->a, R, n_in), b = float_matrix(lora->b, n_out, R);
     float* du = workspace.du.reserve(T * R);
-    multiply(compute, workspace.packed_dy, float_matrix(lora->b, n_out, R), false, du);
-    scale_rows(compute, lora->scale, T, R, du);
+    narrow_product(compute, lora->scale, dy, packed_dy, b, false, du);
 
+    PackedRows& columns = workspace.packed_columns;
     float* db = workspace.db.reserve(R * n_out);
-    workspace.packed_narrow.pack(compute, compute.gemm, u, 1, R, R, T);  // u^T
-    multiply(compute, workspace.packed_narrow, float_matrix(dy, T, n_out), false, db);
+    columns.pack(compute, compute.gemm, u, 1, R, R, T);  // u^T
+    multiply(compute, {{columns, float_matrix(dy, T, n_out)}}, false, db);
     add_transposed(compute, db, R, n_out, lora->db);
 
     const float* input = x;
@@ -106,21 +99,21 @@ void linear_lora_backward(Compute& compute, const LinearWeights& weights, const 
         apply_dropout(compute, dropout, x, T, n_in, dropped);
         input = dropped;
     }
-    workspace.packed_narrow.pack(compute, compute.gemm, du, 1, R, R, T);  // du^T
-    multiply(compute, workspace.packed_narrow, float_matrix(input, T, n_in), true, lora->da);
+    columns.pack(compute, compute.gemm, du, 1, R, R, T);  // du^T
+    multiply(compute, {{columns, float_matrix(input, T, n_in)}}, true, lora->da);
 
     if (dx == nullptr) return;
-    workspace.packed_narrow.pack_rows(compute, compute.gemm, du, T, R);
-    const Matrix a = float_matrix(lora->a, R, n_in);
-    if (dropout.active()) {
-        float* dropped = workspace.dropped.data();
-        multiply(compute, workspace.packed_narrow, a, false, dropped);
-        apply_dropout(compute, dropout, dropped, T, n_in, dropped);
-        compute.for_rows(
-            T, [&](int64_t t, int) { compute.kernels.rows.axpy(1.0f, dropped + t * n_in, dx + t * n_in, n_in); });
-    } else {
-        multiply(compute, workspace.packed_narrow, a, true, dx);
+    workspace.packed_u.pack_rows(compute, compute.gemm, du, T, R);
+    if (!dropout.active()) {
+        multiply(compute, {{packed_dy, weights.weight}, {workspace.packed_u, a}}, accumulate, dx);
+        return;
     }
+    multiply(compute, {{packed_dy, weights.weight}}, accumulate, dx);
+    float* dropped = workspace.dropped.data();
+    multiply(compute, {{workspace.packed_u, a}}, false, dropped);
+    apply_dropout(compute, dropout, dropped, T, n_in, dropped);
+    compute.for_rows(T,
+                     [&](int64_t t, int) { compute.kernels.rows.axpy(1.0f, dropped + t * n_in, dx + t * n_in, n_in); });
 }
 
 }  // namespace cpuft

@@ -24,38 +24,28 @@ struct Dropout {
     bool active() const { return row_keys != nullptr && probability > 0.0f; }
 };
 
-// A layer's input x: [T, n_in], packed once for the layers that share it (q, k, v; gate, up): for products with base
-// weights and, when first asked for, for the adapter's, which may have another kernel.
-class LinearInput {
-  public:
-    void set(Compute& compute, const float* x, int64_t T, int64_t n_in);
-    const float* x() const { return x_; }
-    int64_t T() const { return for_weights_.m(); }
-    int64_t n_in() const { return for_weights_.k(); }
-    const PackedRows& for_weights() const { return for_weights_; }
-    const PackedRows& for_adapter(Compute& compute);
+// A layer's input x: [T, n_in], packed once for the layers that share it (q, k, v; gate, up).
+struct LinearInput {
+    void set(Compute& compute, const float* values, int64_t T, int64_t n_in);
 
-  private:
-    const float* x_ = nullptr;
-    PackedRows for_weights_, for_adapter_;
-    bool has_for_adapter_ = false;
+    const float* x = nullptr;
+    PackedRows packed;  // for products with base weights
 };
 
 // Buffers that one linear layer at a time uses.
 struct LinearWorkspace {
-    Buffer<float> dropped;     // [T, n_in] dropout(x), or the gradient of it
-    Buffer<float> du;          // [T, R]
-    Buffer<float> db;          // [R, n_out] this pass's gradient of B, transposed
-    PackedRows packed_input;   // dropout(x)
-    PackedRows packed_narrow;  // u or du
-    PackedRows packed_dy;      // for the adapter's products
-    PackedRows weight_dy;      // for the product with base weights, where that has a kernel of its own
+    Buffer<float> dropped;      // [T, n_in] dropout(x), or the gradient of it
+    Buffer<float> du;           // [T, R]
+    Buffer<float> db;           // [R, n_out] this pass's gradient of B, transposed
+    PackedRows packed_dy;       // for the product with base weights
+    PackedRows packed_u;        // u or du
+    PackedRows packed_columns;  // the same, transposed
 };
 
 // y: [T, n_out] out, or null where only u is wanted; u: [T, R] out, s A dropout(x), kept for the backward pass. lora may be
 // null. With accumulate, y += instead.
 void linear_lora_forward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
-                         LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y);
+                         const LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y);
 
 // dy: [T, n_out]. Adds to lora's da and db. dx: [T, n_in] (+)=, or null where nobody needs it.
 void linear_lora_backward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
