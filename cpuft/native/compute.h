@@ -39,6 +39,7 @@ struct Compute {
     struct Scratch {
         Buffer<float> values;     // weights on their way from the file's format into a panel
         Buffer<char> panel;       // the packed panel
+        Buffer<float> columns;    // a block of columns of a product that never exists whole
         Buffer<float> attention;  // attention's tiles
         Buffer<char> attention_panels;
     };

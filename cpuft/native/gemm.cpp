@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "formats.h"
+#include "kernels/bf16.h"
 #include "kernels/int8_format.h"
 
 namespace cpuft {
@@ -24,10 +25,6 @@ constexpr int64_t kStrip = 32;
 constexpr int64_t kStridePadding = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-const void* row_of(const Matrix& w, int64_t row) {
-    return static_cast<const char*>(w.data) + row * static_cast<int64_t>(ggml_row_size(w.type, w.cols));
-}
 
 // A panel of B: slabs of nr columns one after the other, each `slab_bytes` long and packed over the panel's whole depth.
 struct Panel {
@@ -55,7 +52,7 @@ void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader rea
         const int64_t stride = kBlockDepth + kStridePadding;
         float* values = scratch.values.reserve(kernel.nr * stride);
         for (int j = 0; j < columns; ++j)
-            dequantize_segment(reader, w.type, row_of(w, n0 + j0 + j), k0 + p0, k, values + j * stride);
+            dequantize_segment(reader, w.type, w.row(n0 + j0 + j), k0 + p0, k, values + j * stride);
         kernel.pack_b_transposed(values, stride, k, columns, block);
     }
 }
@@ -74,13 +71,53 @@ void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, 
             stride = kColumnsPlain;
             float* values = scratch.values.reserve(kStrip * stride);
             for (int64_t p = 0; p < depth; ++p)
-                dequantize_segment(reader, w.type, row_of(w, row + p), n0, n, values + p * stride);
+                dequantize_segment(reader, w.type, w.row(row + p), n0, n, values + p * stride);
             strip = values;
         }
         const float* row_scale = w.row_scale == nullptr ? nullptr : w.row_scale + row;
         for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
             const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
             kernel.pack_b(strip + j0, stride, row_scale, s0, depth, columns, panel.at(kernel, j0, p0));
+        }
+    }
+}
+
+// A part of C: rows [m0, m1) x columns [n0, n0 + n).
+struct Block {
+    int64_t m0, m1, n0, n;
+    float* c;        // C[m0, n0]
+    int64_t stride;  // floats from one row to the next
+};
+
+// Depth, in whole blocks, of a panel of n columns that takes kPanelBytes.
+int64_t depth_in_l2(const GemmKernel& kernel, int64_t n) {
+    const int64_t block_bytes = kernel.b_bytes(kBlockDepth) * ceil_div(n, kernel.nr);
+    return std::max<int64_t>(1, kPanelBytes / block_bytes) * kBlockDepth;
+}
+
+// A block of C (+)= one term; m0 is a multiple of its kernel's mr.
+void run_term(Compute& compute, const Term& term, bool transposed, const Block& block, bool accumulate,
+              Compute::Scratch& scratch) {
+    const GemmKernel& kernel = term.a.kernel();
+    const WeightReader reader = weight_reader(compute.kernels, term.w.type);
+    const int64_t depth = term.a.k(), n = block.n;
+    const int64_t panel_depth = std::min(kPanelDepth, depth_in_l2(kernel, n));
+    const int64_t slab_bytes = kernel.b_bytes(panel_depth);
+    const Panel panel = {scratch.panel.reserve(slab_bytes * ceil_div(n, kernel.nr)), slab_bytes};
+    for (int64_t k0 = 0; k0 < depth; k0 += panel_depth, accumulate = true) {
+        const int64_t k = std::min(panel_depth, depth - k0);
+        for (int64_t p0 = 0; p0 < k; p0 += kBlockDepth) {
+            (transposed ? fill_transposed : fill_plain)(kernel, term.w, reader, block.n0, n, k0, p0,
+                                                        std::min(kBlockDepth, k - p0), scratch, panel);
+        }
+        for (int64_t row = block.m0; row < block.m1; row += kernel.mr) {
+            const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, block.m1 - row));
+            float* c = block.c + (row - block.m0) * block.stride;
+            for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
+                const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
+                kernel.tile(k, term.a.at(row / kernel.mr, k0), panel.at(kernel, j0, 0), c + j0, block.stride, rows,
+                            columns, accumulate);
+            }
         }
     }
 }
@@ -95,57 +132,22 @@ struct Product {
     int64_t m, n;
 };
 
-// Depth, in whole blocks, of a panel of n columns that takes kPanelBytes.
-int64_t depth_in_l2(const GemmKernel& kernel, int64_t n) {
-    const int64_t block_bytes = kernel.b_bytes(kBlockDepth) * ceil_div(n, kernel.nr);
-    return std::max<int64_t>(1, kPanelBytes / block_bytes) * kBlockDepth;
-}
-
-// Rows [m0, m1) x columns [n0, n0 + n) of C (+)= one term; m0 is a multiple of its kernel's mr.
-void run_term(const Product& product, const Term& term, WeightReader reader, int64_t m0, int64_t m1, int64_t n0,
-              int64_t n, bool accumulate, Compute::Scratch& scratch) {
-    const GemmKernel& kernel = term.a.kernel();
-    const int64_t depth = term.a.k();
-    const int64_t panel_depth = std::min(kPanelDepth, depth_in_l2(kernel, n));
-    const int64_t slab_bytes = kernel.b_bytes(panel_depth);
-    const Panel panel = {scratch.panel.reserve(slab_bytes * ceil_div(n, kernel.nr)), slab_bytes};
-    for (int64_t k0 = 0; k0 < depth; k0 += panel_depth, accumulate = true) {
-        const int64_t k = std::min(panel_depth, depth - k0);
-        for (int64_t p0 = 0; p0 < k; p0 += kBlockDepth) {
-            (product.transposed ? fill_transposed : fill_plain)(kernel, term.w, reader, n0, n, k0, p0,
-                                                                std::min(kBlockDepth, k - p0), scratch, panel);
-        }
-        for (int64_t row = m0; row < m1; row += kernel.mr) {
-            const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m1 - row));
-            float* c = product.c + row * product.n + n0;
-            for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
-                const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-                kernel.tile(k, term.a.at(row / kernel.mr, k0), panel.at(kernel, j0, 0), c + j0, product.n, rows,
-                            columns, accumulate);
-            }
-        }
-    }
-}
-
-// Rows [m0, m1) x columns [n0, n0 + n) of C. The second term finds them in the L2 cache.
-void run_block(Compute& compute, const Product& product, int64_t m0, int64_t m1, int64_t n0, int64_t n,
-               Compute::Scratch& scratch) {
+// The second term finds the block in the L2 cache.
+void run_block(Compute& compute, const Product& product, const Block& block, Compute::Scratch& scratch) {
     bool accumulate = product.accumulate;
     if (product.bias != nullptr) {
-        for (int64_t row = m0; row < m1; ++row) {
-            float* c = product.c + row * product.n + n0;
+        for (int64_t row = 0; row < block.m1 - block.m0; ++row) {
+            float* c = block.c + row * block.stride;
             if (accumulate) {
-                compute.kernels.rows.axpy(1.0f, product.bias + n0, c, n);
+                compute.kernels.rows.axpy(1.0f, product.bias + block.n0, c, block.n);
             } else {
-                std::copy_n(product.bias + n0, n, c);
+                std::copy_n(product.bias + block.n0, block.n, c);
             }
         }
         accumulate = true;
     }
-    for (int64_t i = 0; i < product.n_terms; ++i, accumulate = true) {
-        const Term& term = product.terms[i];
-        run_term(product, term, weight_reader(compute.kernels, term.w.type), m0, m1, n0, n, accumulate, scratch);
-    }
+    for (int64_t i = 0; i < product.n_terms; ++i, accumulate = true)
+        run_term(compute, product.terms[i], product.transposed, block, accumulate, scratch);
 }
 
 void run(Compute& compute, const Product& product) {
@@ -163,25 +165,65 @@ void run(Compute& compute, const Product& product) {
         const int64_t n0 = task / parts * columns, m0 = task % parts * part;
         const int64_t m1 = std::min(product.m, m0 + part);
         if (m0 >= m1) return;
-        run_block(compute, product, m0, m1, n0, std::min(columns, product.n - n0),
-                  compute.scratch[static_cast<size_t>(thread)]);
+        const Block block = {m0, m1, n0, std::min(columns, product.n - n0), product.c + m0 * product.n + n0, product.n};
+        run_block(compute, product, block, compute.scratch[static_cast<size_t>(thread)]);
     });
+}
+
+// Multiplies the rows of a block of a panel of A with factors: [m].
+void scale_panel(const GemmKernel& kernel, const float* factors, int m, int64_t k, void* block) {
+    if (kernel.a_header > 0) {  // scales of rows stand in front
+        float* scales = static_cast<float*>(block);
+        for (int i = 0; i < m; ++i) scales[i] *= factors[i];
+        return;
+    }
+    for (int64_t step = 0; step < ceil_div(k, kernel.kr); ++step) {
+        for (int i = 0; i < m; ++i) {
+            for (int r = 0; r < kernel.kr; ++r) {
+                const int64_t at = (step * kernel.mr + i) * kernel.kr + r;
+                if (kernel.element_size == sizeof(float)) {
+                    static_cast<float*>(block)[at] *= factors[i];
+                } else {
+                    uint16_t& value = static_cast<uint16_t*>(block)[at];
+                    value = static_cast<uint16_t>(bf16_bits(float_of_bf16(value) * factors[i]));
+                }
+            }
+        }
+    }
 }
 
 }  // namespace
 
-void PackedRows::pack(Compute& compute, const GemmKernel& kernel, const float* source, int64_t row_stride,
-                      int64_t column_stride, int64_t m, int64_t k, const float* depth_scale) {
+void PackedRows::reserve(const GemmKernel& kernel, int64_t m, int64_t k) {
     kernel_ = &kernel;
     m_ = m;
     k_ = k;
     panel_bytes_ = kernel.a_bytes(k);
-    const int64_t n_panels = ceil_div(m, kernel.mr);
-    char* data = data_.reserve(n_panels * panel_bytes_);
-    compute.pool.parallel_for(n_panels, [&](int64_t i, int) {
-        const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i * kernel.mr));
-        kernel.pack_a(source + i * kernel.mr * row_stride, row_stride, column_stride, depth_scale, rows, k,
-                      data + i * panel_bytes_);
+    data_.reserve(n_panels() * panel_bytes_);
+}
+
+void PackedRows::pack(Compute& compute, const GemmKernel& kernel, const float* source, int64_t row_stride,
+                      int64_t column_stride, int64_t m, int64_t k, const float* depth_scale) {
+    reserve(kernel, m, k);
+    compute.pool.parallel_for(n_panels(), [&](int64_t i, int) {
+        kernel.pack_a(source + i * kernel.mr * row_stride, row_stride, column_stride, depth_scale, rows_of(i), k,
+                      at(i, 0));
+    });
+}
+
+void PackedRows::pack_block(const float* source, int64_t row_stride, int64_t k0, const float* depth_scale) {
+    const int64_t depth = std::min(kBlockDepth, k_ - k0);
+    for (int64_t i = 0; i < n_panels(); ++i)
+        kernel_->pack_a(source + i * kernel_->mr * row_stride, row_stride, 1, depth_scale, rows_of(i), depth,
+                        at(i, k0));
+}
+
+void PackedRows::scale_blocks(Compute& compute, const float* factors) {
+    compute.pool.parallel_for(n_panels(), [&](int64_t i, int) {
+        for (int64_t k0 = 0; k0 < k_; k0 += kBlockDepth) {
+            const float* of_rows = factors + k0 / kBlockDepth * m_ + i * kernel_->mr;
+            scale_panel(*kernel_, of_rows, rows_of(i), std::min(kBlockDepth, k_ - k0), at(i, k0));
+        }
     });
 }
 
@@ -190,7 +232,7 @@ std::vector<float> row_scales(Compute& compute, const Matrix& w) {
     const WeightReader reader = weight_reader(compute.kernels, w.type);
     compute.for_rows(w.rows, [&](int64_t row, int thread) {
         float* values = compute.scratch[static_cast<size_t>(thread)].values.reserve(w.cols);
-        dequantize_segment(reader, w.type, row_of(w, row), 0, w.cols, values);
+        dequantize_segment(reader, w.type, w.row(row), 0, w.cols, values);
         scales[static_cast<size_t>(row)] = int8_scale(compute.kernels.rows.largest_magnitude(values, w.cols));
     });
     return scales;
@@ -201,6 +243,16 @@ void multiply_transposed(Compute& compute, std::initializer_list<Term> terms, co
     const Term& first = *terms.begin();
     run(compute,
         {terms.begin(), static_cast<int64_t>(terms.size()), true, bias, accumulate, c, first.a.m(), first.w.rows});
+}
+
+void multiply_transposed_by_columns(Compute& compute, const PackedRows& a, const Matrix& w, const VisitColumns& visit) {
+    compute.pool.parallel_for(ceil_div(w.rows, kBlockDepth), [&](int64_t task, int thread) {
+        Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
+        const int64_t n0 = task * kBlockDepth, n = std::min(kBlockDepth, w.rows - n0);
+        const Block block = {0, a.m(), n0, n, scratch.columns.reserve(a.m() * kColumnStride), kColumnStride};
+        run_term(compute, {a, w}, true, block, false, scratch);
+        visit(n0, n, block.c);
+    });
 }
 
 void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumulate, float* c) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <vector>
 
@@ -29,6 +30,13 @@ class PackedRows {
         pack(compute, kernel, source, k, 1, m, k, depth_scale);
     }
 
+    // The same in pieces: room for M x K, then each block of depth, by any thread: A[i, k0 + p] = source[i * row_stride + p]
+    // * depth_scale[p], k0 a multiple of kBlockDepth.
+    void reserve(const GemmKernel& kernel, int64_t m, int64_t k);
+    void pack_block(const float* source, int64_t row_stride, int64_t k0, const float* depth_scale);
+    // A[i, p] *= factors[p / kBlockDepth * M + i]
+    void scale_blocks(Compute& compute, const float* factors);
+
     const GemmKernel& kernel() const { return *kernel_; }
     int64_t m() const { return m_; }
     int64_t k() const { return k_; }
@@ -36,6 +44,12 @@ class PackedRows {
     const void* at(int64_t i, int64_t k0) const { return data_.data() + i * panel_bytes_ + kernel_->a_bytes(k0); }
 
   private:
+    void* at(int64_t i, int64_t k0) { return data_.data() + i * panel_bytes_ + kernel_->a_bytes(k0); }
+    int64_t n_panels() const { return (m_ + kernel_->mr - 1) / kernel_->mr; }
+    int rows_of(int64_t i) const {
+        return static_cast<int>(m_ - i * kernel_->mr < kernel_->mr ? m_ - i * kernel_->mr : kernel_->mr);
+    }
+
     Buffer<char> data_;
     const GemmKernel* kernel_ = nullptr;
     int64_t m_ = 0, k_ = 0, panel_bytes_ = 0;
@@ -50,6 +64,12 @@ struct Term {
 // C (M x N) (+)= sum of A W^T over the terms + bias, W is N x K; bias may be null.
 void multiply_transposed(Compute& compute, std::initializer_list<Term> terms, const float* bias, bool accumulate,
                          float* c);
+
+// A W^T in blocks of columns [n0, n0 + n), n <= kBlockDepth, each given to visit(n0, n, c) by the thread that made it and
+// then forgotten. c: [M, n], rows kColumnStride floats apart, to be changed at will.
+constexpr int64_t kColumnStride = kBlockDepth + 16;  // a power of two would map a column to few sets of the L1 cache
+using VisitColumns = std::function<void(int64_t n0, int64_t n, float* c)>;
+void multiply_transposed_by_columns(Compute& compute, const PackedRows& a, const Matrix& w, const VisitColumns& visit);
 
 // C (M x N) (+)= sum of A W over the terms, W is K x N. For int8, A was packed with w.row_scale as its depth_scale.
 void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumulate, float* c);

@@ -77,8 +77,8 @@ void Transformer::logits(const MicroBatch& batch, const Adapter* adapter, float*
     float* h = h_.reserve(T_ * C);
     rmsnorm_forward(compute_, residual(model_.dims.n_layer).data(), model_.output_norm.data(), model_.norm_epsilon, T_,
                     C, h);
-    head_.packed_h.pack_rows(compute_, compute_.weight_gemm, h, T_, C);
-    multiply_transposed(compute_, {{head_.packed_h, model_.head}}, nullptr, false, logits);
+    head_.h.pack_rows(compute_, compute_.weight_gemm, h, T_, C);
+    multiply_transposed(compute_, {{head_.h, model_.head}}, nullptr, false, logits);
 }
 
 void Transformer::forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen) {
@@ -103,11 +103,9 @@ void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, Purpose
 
 void Transformer::embed(const int32_t* tokens, float* x) {
     const int64_t C = model_.dims.C;
-    const int64_t row_bytes = static_cast<int64_t>(ggml_row_size(model_.embedding.type, C));
     compute_.for_rows(T_, [&](int64_t t, int) {
         const int32_t token = tokens[layout_.source[static_cast<size_t>(t)]];
-        dequantize_segment(model_.embedding.type, static_cast<const char*>(model_.embedding.data) + token * row_bytes,
-                           0, C, x + t * C);
+        dequantize_segment(model_.embedding.type, model_.embedding.row(token), 0, C, x + t * C);
     });
 }
 

@@ -170,6 +170,84 @@ TEST(int8_products) {
     }
 }
 
+// op(W) as the right operand of a product, in double.
+double right(const std::vector<float>& w, bool transposed, int64_t n, int64_t k, int64_t p, int64_t j) {
+    return static_cast<double>(w[static_cast<size_t>(transposed ? j * k + p : p * n + j)]);
+}
+
+test::Doubles product(const std::vector<float>& a, const std::vector<float>& w, bool transposed, const Shape& shape) {
+    const auto [m, n, k] = shape;
+    test::Doubles c(static_cast<size_t>(m * n));
+    for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+            for (int64_t p = 0; p < k; ++p) {
+                c[static_cast<size_t>(i * n + j)] +=
+                    static_cast<double>(a[static_cast<size_t>(i * k + p)]) * right(w, transposed, n, k, p, j);
+            }
+        }
+    }
+    return c;
+}
+
+Matrix as_matrix(const std::vector<float>& w, bool transposed, int64_t n, int64_t k) {
+    return transposed ? cpuft::float_matrix(w.data(), n, k) : cpuft::float_matrix(w.data(), k, n);
+}
+
+// A base product of bytes and an adapter's of floats in one C, each with panels of its own, and a bias on top.
+TEST(sums_of_products_with_kernels_of_their_own) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        if (table->int8 == nullptr) continue;
+        for (const bool transposed : {true, false}) {
+            Compute compute(3, *table, cpuft::Precision::kInt8);
+            Random random(15);
+            const Shape wide = {29, 300, 270}, narrow = {29, 300, 16};
+            const auto a = random.floats(wide.m * wide.k), w = random.floats(wide.n * wide.k, 0.1f);
+            const auto u = random.floats(narrow.m * narrow.k), b = random.floats(narrow.n * narrow.k);
+            const auto bias = random.floats(wide.n), start = random.floats(wide.m * wide.n);
+            Matrix base = as_matrix(w, transposed, wide.n, wide.k);
+            const std::vector<float> scales = cpuft::row_scales(compute, base);
+            base.row_scale = scales.data();
+            cpuft::PackedRows packed_a, packed_u;
+            packed_a.pack_rows(compute, *table->int8, a.data(), wide.m, wide.k, transposed ? nullptr : scales.data());
+            packed_u.pack_rows(compute, table->f32, u.data(), narrow.m, narrow.k);
+            const Matrix adapter = as_matrix(b, transposed, narrow.n, narrow.k);
+            test::Doubles wanted = product(a, w, transposed, wide), of_adapter = product(u, b, transposed, narrow);
+            std::vector<float> c = start;
+            if (transposed) {
+                cpuft::multiply_transposed(compute, {{packed_a, base}, {packed_u, adapter}}, bias.data(), true,
+                                           c.data());
+            } else {
+                cpuft::multiply(compute, {{packed_a, base}, {packed_u, adapter}}, true, c.data());
+            }
+            // Without what is exact but for float32's rounding, the bytes' own error is left.
+            for (size_t i = 0; i < c.size(); ++i) {
+                const double exact = of_adapter[i] + static_cast<double>(start[i]) +
+                                     (transposed ? static_cast<double>(bias[i % bias.size()]) : 0.0);
+                c[i] = static_cast<float>(static_cast<double>(c[i]) - exact);
+            }
+            const double off = test::distance(c.data(), wanted);
+            CHECK(off < kInt8Distance, "%s%s is off by %g", table->name, transposed ? " transposed" : "", off);
+        }
+    }
+}
+
+TEST(narrow_products) {
+    for_each_kernel([](Compute& compute, const GemmKernel& kernel) {
+        Random random(16);
+        for (const Shape& shape : {Shape{1, 1, 1}, Shape{29, 16, 300}, Shape{14, 33, 256}, Shape{5, 3, 530}}) {
+            const auto a = random.floats(shape.m * shape.k), w = random.floats(shape.n * shape.k);
+            for (const bool transposed : {true, false}) {
+                std::vector<float> c(static_cast<size_t>(shape.m * shape.n), NAN);
+                cpuft::multiply_narrow(compute, kernel, a.data(), shape.m, shape.k,
+                                       as_matrix(w, transposed, shape.n, shape.k), transposed, c.data());
+                const double off = test::distance(c.data(), product(a, w, transposed, shape));
+                CHECK(off < 1e-5 + 2 * format_rounding(kernel), "%s %lldx%lldx%lld%s is off by %g", kernel.name,
+                      (long long)shape.m, (long long)shape.n, (long long)shape.k, transposed ? " transposed" : "", off);
+            }
+        }
+    });
+}
+
 // Every value is summed in an order of its own: how many threads there are cannot show.
 TEST(products_do_not_depend_on_threads) {
     for (const cpuft::KernelTable* table : test::tables()) {

@@ -333,7 +333,12 @@ double naive_cross_entropy(const std::vector<float>& head, const Doubles& h, con
     return sum;
 }
 
-void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t V, int64_t C, bool by_differences) {
+struct HeadTolerance {
+    double loss, gradient;  // relative
+};
+
+void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t V, int64_t C, bool by_differences,
+                         const HeadTolerance& tolerance) {
     Random random(35);
     const auto head = random.floats(V * C), h_in = random.floats(n * C);
     std::vector<int32_t> targets;
@@ -345,29 +350,48 @@ void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t 
         wanted = test::differentiate(h, [&] { return naive_cross_entropy(head, h, targets, V, C, nullptr); });
     }
     cpuft::HeadWorkspace workspace;
-    const cpuft::Matrix matrix = cpuft::float_matrix(head.data(), V, C);
+    cpuft::Matrix matrix = cpuft::float_matrix(head.data(), V, C);
+    const std::vector<float> scales = cpuft::row_scales(compute, matrix);
+    if (compute.precision == cpuft::Precision::kInt8) matrix.row_scale = scales.data();
     std::vector<float> dh(h_in.size(), NAN);
     const double got = cpuft::head_cross_entropy(compute, matrix, h_in.data(), targets.data(), n, workspace, dh.data());
     const double alone = cpuft::head_cross_entropy(compute, matrix, h_in.data(), targets.data(), n, workspace, nullptr);
-    CHECK(std::fabs(got - loss) < 1e-6 * loss, "%s V = %lld: %.9g, expected %.9g", name, (long long)V, got, loss);
+    CHECK(std::fabs(got - loss) < tolerance.loss * loss, "%s V = %lld: %.9g, expected %.9g", name, (long long)V, got,
+          loss);
     CHECK(alone == got, "%s V = %lld: %.9g without gradient, %.9g with", name, (long long)V, alone, got);
     const double off = test::distance(dh.data(), wanted);
-    // A sum over the vocabulary in float32: its rounding errors add up like a random walk.
-    CHECK(off < kClose + std::sqrt(static_cast<double>(V)) * test::kRounding, "%s V = %lld: dh is off by %g", name,
-          (long long)V, off);
+    CHECK(off < tolerance.gradient, "%s V = %lld: dh is off by %g", name, (long long)V, off);
 }
+
+// A sum over the vocabulary in float32: its rounding errors add up like a random walk.
+HeadTolerance in_float32(int64_t V) { return {1e-6, kClose + std::sqrt(static_cast<double>(V)) * test::kRounding}; }
 
 TEST(cross_entropy) {
     for_each_table([](Compute& compute, const char* name) {
-        for (const int64_t V : {2, 31, 303}) check_cross_entropy(compute, name, 7, V, 12, true);
+        for (const int64_t V : {2, 31, 303}) check_cross_entropy(compute, name, 7, V, 12, true, in_float32(V));
     });
 }
 
-// A vocabulary so large that the logits of two tokens fill a chunk.
+// The packed probabilities of each format are scaled in place. Tolerances: of the format, see gemm_test.cpp.
+TEST(cross_entropy_in_other_formats) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        if (table->bf16 != nullptr) {
+            Compute compute(2, *table, cpuft::Precision::kBf16);
+            check_cross_entropy(compute, table->name, 17, 700, 64, false, {0.005, 0.008});
+        }
+        if (table->int8 != nullptr) {
+            Compute compute(2, *table, cpuft::Precision::kInt8);
+            check_cross_entropy(compute, table->name, 17, 700, 64, false, {0.005, 0.03});
+        }
+    }
+}
+
+// A vocabulary so large that four tokens fill a chunk.
 TEST(cross_entropy_in_chunks) {
     const auto tables = test::tables();
     Compute compute(2, *tables.back(), cpuft::Precision::kF32);
-    check_cross_entropy(compute, tables.back()->name, 5, (int64_t{1} << 23) - 5, 1, false);
+    const int64_t V = (int64_t{1} << 23) - 5;
+    check_cross_entropy(compute, tables.back()->name, 5, V, 1, false, in_float32(V));
 }
 
 }  // namespace

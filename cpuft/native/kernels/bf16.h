@@ -23,11 +23,11 @@ inline float float_of_bf16(uint16_t x) {
 }
 
 // As loops over rows, which the compiler vectorizes under the flags of the file that includes this.
-void narrow(const float* x, uint16_t* out, int64_t n) {
+inline void narrow(const float* x, uint16_t* out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint16_t>(bf16_bits(x[i]));
 }
 
-void widen(const uint16_t* x, float* out, int64_t n) {
+inline void widen(const uint16_t* x, float* out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = float_of_bf16(x[i]);
 }
 

@@ -4,46 +4,85 @@
 #include <cmath>
 #include <vector>
 
+#include "../formats.h"
+
 namespace cpuft {
 
 namespace {
 
-// Logits that exist at a time: at most 32 Mi floats, 128 MiB; 220 tokens of Qwen2.5's vocabulary of 151 936. Each chunk
-// dequantizes the whole head twice, so few chunks are better: with half the size a step of 512 tokens took 7 % longer (Zen 4).
-constexpr int64_t kChunkValues = int64_t{1} << 25;
+// Packed probabilities that exist at a time. Each chunk of tokens dequantizes the whole head twice, so few are better. For
+// Qwen2.5's vocabulary of 151 936 a chunk has 441 tokens in bfloat16, twice as many in int8, half as many in float32.
+constexpr int64_t kChunkBytes = int64_t{128} << 20;
 
-// One token's loss; turns its logits into the loss's gradient, softmax(logits) - onehot(target).
-double cross_entropy(const RowKernels& rows, float* logits, int32_t target, int64_t V, bool with_gradient) {
-    const float largest = rows.maximum(logits, V);
-    const float of_target = logits[target];
-    const float sum = rows.exp_sum(logits, largest, V);
-    if (with_gradient) {
-        rows.scale(1.0f / sum, logits, V);
-        logits[target] -= 1.0f;
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Logits of a chunk of n tokens in blocks of the vocabulary; leaves each block's maxima, sums and, where asked, packed
+// probabilities relative to its maximum. The target's probability is left out of those.
+void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, int64_t n, bool with_gradient,
+                  HeadWorkspace& workspace) {
+    const RowKernels& rows = compute.kernels.rows;
+    multiply_transposed_by_columns(compute, workspace.h, head, [&](int64_t v0, int64_t size, float* logits) {
+        float* maxima = workspace.maxima.data() + v0 / kBlockDepth * n;
+        float* sums = workspace.sums.data() + v0 / kBlockDepth * n;
+        for (int64_t t = 0; t < n; ++t) {
+            float* logits_t = logits + t * kColumnStride;
+            const bool has_target = targets[t] >= v0 && targets[t] < v0 + size;
+            if (has_target) workspace.target_logits.data()[t] = logits_t[targets[t] - v0];
+            maxima[t] = rows.maximum(logits_t, size);
+            sums[t] = rows.exp_sum(logits_t, maxima[t], size);
+            if (has_target) logits_t[targets[t] - v0] = 0.0f;
+        }
+        if (!with_gradient) return;
+        const float* row_scale = head.row_scale == nullptr ? nullptr : head.row_scale + v0;
+        workspace.probabilities.pack_block(logits, kColumnStride, v0, row_scale);
+    });
+}
+
+// The loss of token t; turns its maxima into the factors that make softmax(logits) of the packed probabilities.
+double normalize(int64_t t, int64_t n, int64_t n_blocks, HeadWorkspace& workspace) {
+    float *maxima = workspace.maxima.data() + t, *sums = workspace.sums.data() + t;
+    float largest = -INFINITY;
+    for (int64_t block = 0; block < n_blocks; ++block) largest = std::max(largest, maxima[block * n]);
+    double sum = 0.0;
+    for (int64_t block = 0; block < n_blocks; ++block) {
+        maxima[block * n] = std::exp(maxima[block * n] - largest);
+        sum += static_cast<double>(maxima[block * n]) * static_cast<double>(sums[block * n]);
     }
-    return std::log(static_cast<double>(sum)) + static_cast<double>(largest) - static_cast<double>(of_target);
+    for (int64_t block = 0; block < n_blocks; ++block) maxima[block * n] /= static_cast<float>(sum);
+    return std::log(sum) + static_cast<double>(largest) - static_cast<double>(workspace.target_logits.data()[t]);
 }
 
 }  // namespace
 
+// dh = W^T (p - onehot(target)), p = softmax(logits). The target's part, p - 1 = exp(-loss) - 1 times its row of W, is added
+// unrounded: for a token that is predicted well everything else cancels against it.
 double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, const int32_t* targets, int64_t n,
                           HeadWorkspace& workspace, float* dh) {
-    const int64_t V = head.rows, C = head.cols;
-    const int64_t most = std::max<int64_t>(1, kChunkValues / V);
-    const int64_t n_chunks = (n + most - 1) / most, chunk = (n + n_chunks - 1) / n_chunks;
+    const GemmKernel& kernel = compute.weight_gemm;
+    const int64_t V = head.rows, C = head.cols, n_blocks = ceil_div(V, kBlockDepth);
+    const int64_t most = std::max<int64_t>(1, kChunkBytes / (V * static_cast<int64_t>(kernel.element_size)));
+    const int64_t chunk = ceil_div(n, ceil_div(n, most));
     std::vector<double> losses(static_cast<size_t>(n));
     for (int64_t t0 = 0; t0 < n; t0 += chunk) {
         const int64_t size = std::min(chunk, n - t0);
-        float* logits = workspace.logits.reserve(chunk * V);
-        workspace.packed_h.pack_rows(compute, compute.weight_gemm, h + t0 * C, size, C);
-        multiply_transposed(compute, {{workspace.packed_h, head}}, nullptr, false, logits);
-        compute.pool.parallel_for(size, [&](int64_t t, int) {
-            losses[static_cast<size_t>(t0 + t)] =
-                cross_entropy(compute.kernels.rows, logits + t * V, targets[t0 + t], V, dh != nullptr);
+        workspace.h.pack_rows(compute, kernel, h + t0 * C, size, C);
+        workspace.maxima.reserve(n_blocks * chunk);
+        workspace.sums.reserve(n_blocks * chunk);
+        workspace.target_logits.reserve(chunk);
+        if (dh != nullptr) workspace.probabilities.reserve(kernel, size, V);
+        visit_logits(compute, head, targets + t0, size, dh != nullptr, workspace);
+        compute.for_rows(size, [&](int64_t t, int) {
+            losses[static_cast<size_t>(t0 + t)] = normalize(t, size, n_blocks, workspace);
         });
         if (dh == nullptr) continue;
-        workspace.packed_dlogits.pack_rows(compute, compute.weight_gemm, logits, size, V, head.row_scale);
-        multiply(compute, {{workspace.packed_dlogits, head}}, false, dh + t0 * C);
+        workspace.probabilities.scale_blocks(compute, workspace.maxima.data());
+        multiply(compute, {{workspace.probabilities, head}}, false, dh + t0 * C);
+        compute.for_rows(size, [&](int64_t t, int thread) {
+            float* row = compute.scratch[static_cast<size_t>(thread)].values.reserve(C);
+            dequantize_segment(head.type, head.row(targets[t0 + t]), 0, C, row);
+            const double excess = std::expm1(-losses[static_cast<size_t>(t0 + t)]);
+            compute.kernels.rows.axpy(static_cast<float>(excess), row, dh + (t0 + t) * C, C);
+        });
     }
     double sum = 0.0;
     for (const double loss : losses) sum += loss;

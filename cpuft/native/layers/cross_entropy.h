@@ -1,5 +1,7 @@
-// The language-model head and its cross-entropy, in chunks of tokens: logits = W h, loss = logsumexp(logits) - logit of
-// the target. Only positions whose next token is supervised come here, and no more than a chunk of logits ever exists.
+// The language-model head and its cross-entropy: logits = W h, loss = logsumexp(logits) - logit of the target. Only
+// positions whose next token is supervised come here. Logits never exist as a whole: each block of the vocabulary becomes
+// exp(logit - the block's maximum) at once, packed for the product that makes the gradient; the softmax's sum, known in the
+// end, is a factor for each token and block.
 #pragma once
 
 #include "../gemm.h"
@@ -7,8 +9,9 @@
 namespace cpuft {
 
 struct HeadWorkspace {
-    Buffer<float> logits;  // [chunk, V], then their gradient in place
-    PackedRows packed_h, packed_dlogits;
+    PackedRows h, probabilities;  // of a chunk of tokens
+    Buffer<float> maxima, sums;   // [blocks of V, chunk] of logits, and of exp(logit - maximum)
+    Buffer<float> target_logits;  // [chunk]
 };
 
 // h: [n, C]; head: (V, C); targets: [n]. Returns the sum of the n losses in nats. Where dh: [n, C] is not null, it is
