@@ -6,18 +6,11 @@
 
 #include "formats.h"
 #include "kernels/int8_format.h"
+#include "weight_panel.h"
 
 namespace cpuft {
 
 namespace {
-
-// Columns of a task. For A W they are values within rows of W, so again a multiple of 256.
-constexpr int64_t kColumnsTransposed = 128;
-constexpr int64_t kColumnsPlain = 256;
-// Rows of W that are dequantized at a time for A W: 32 x 256 floats are 32 KiB.
-constexpr int64_t kStrip = 32;
-// Added to the row stride of dequantized weights: rows a power of two apart would share a few sets of the L1 cache.
-constexpr int64_t kStridePadding = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -30,58 +23,10 @@ int64_t l1_data_cache() {
     return kUsual;
 }
 
-const void* row_of(const Matrix& w, int64_t row) {
-    return static_cast<const char*>(w.data) + row * static_cast<int64_t>(ggml_row_size(w.type, w.cols));
-}
-
 // How many slabs of B an L1 cache holds beside a panel of A and a tile of C: so many tiles share one reading of A.
 int64_t slabs_in_l1(const GemmKernel& kernel) {
     static const int64_t budget = l1_data_cache() * 3 / 4;
     return std::max<int64_t>(1, budget / kernel.b_bytes(kBlockDepth));
-}
-
-// Packs B = W^T: columns [n0, n0 + n) are rows of W, depth [k0, k0 + k) runs along them.
-void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
-                     int64_t k, Compute::Scratch& scratch, char* panel) {
-    for (int64_t j0 = 0; j0 < n; j0 += kernel.nr, panel += kernel.b_bytes(k)) {
-        const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-        if (w.type == GGML_TYPE_F32) {
-            kernel.pack_b_transposed(static_cast<const float*>(w.data) + (n0 + j0) * w.cols + k0, w.cols, k, columns,
-                                     panel);
-            continue;
-        }
-        const int64_t stride = kBlockDepth + kStridePadding;
-        float* values = scratch.values.reserve(kernel.nr * stride);
-        for (int j = 0; j < columns; ++j)
-            dequantize_segment(reader, w.type, row_of(w, n0 + j0 + j), k0, k, values + j * stride);
-        kernel.pack_b_transposed(values, stride, k, columns, panel);
-    }
-}
-
-// Packs B = W: depth [k0, k0 + k) are rows of W, columns [n0, n0 + n) run along them.
-void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
-                int64_t k, Compute::Scratch& scratch, char* panel) {
-    for (int64_t p0 = 0; p0 < k; p0 += kStrip) {
-        const int64_t depth = std::min(kStrip, k - p0);
-        const float* strip;
-        int64_t stride;
-        if (w.type == GGML_TYPE_F32) {
-            strip = static_cast<const float*>(w.data) + (k0 + p0) * w.cols + n0;
-            stride = w.cols;
-        } else {
-            stride = kColumnsPlain;
-            float* values = scratch.values.reserve(kStrip * stride);
-            for (int64_t p = 0; p < depth; ++p)
-                dequantize_segment(reader, w.type, row_of(w, k0 + p0 + p), n0, n, values + p * stride);
-            strip = values;
-        }
-        const float* row_scale = w.row_scale == nullptr ? nullptr : w.row_scale + k0 + p0;
-        for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
-            const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-            kernel.pack_b(strip + j0, stride, row_scale, p0, depth, columns,
-                          panel + j0 / kernel.nr * kernel.b_bytes(k));
-        }
-    }
 }
 
 struct Product {
@@ -164,7 +109,7 @@ std::vector<float> row_scales(Compute& compute, const Matrix& w) {
     const WeightReader reader = weight_reader(compute.kernels, w.type);
     compute.for_rows(w.rows, [&](int64_t row, int thread) {
         float* values = compute.scratch[static_cast<size_t>(thread)].values.reserve(w.cols);
-        dequantize_segment(reader, w.type, row_of(w, row), 0, w.cols, values);
+        dequantize_segment(reader, w.type, w.row(row), 0, w.cols, values);
         scales[static_cast<size_t>(row)] = int8_scale(compute.kernels.rows.largest_magnitude(values, w.cols));
     });
     return scales;

@@ -14,6 +14,9 @@ struct Matrix {
     const float* row_scale = nullptr;  // [rows] largest magnitude of each row / 127: made where products are int8
 
     bool empty() const { return data == nullptr; }
+    const void* row(int64_t r) const {
+        return static_cast<const char*>(data) + r * static_cast<int64_t>(ggml_row_size(type, cols));
+    }
 };
 
 inline Matrix float_matrix(const float* data, int64_t rows, int64_t cols) { return {GGML_TYPE_F32, data, rows, cols}; }
