@@ -107,7 +107,12 @@ void PackedRows::pack(Compute& compute, const GemmKernel& kernel, const float* s
 std::vector<float> row_scales(Compute& compute, const Matrix& w) {
     std::vector<float> scales(static_cast<size_t>(w.rows));
     const WeightReader reader = weight_reader(compute.kernels, w.type);
+    const Int8Reader* direct = int8_reader(compute.weight_gemm, w.type);
     compute.for_rows(w.rows, [&](int64_t row, int thread) {
+        if (direct != nullptr) {
+            scales[static_cast<size_t>(row)] = int8_scale(direct->bound(w.row(row), w.cols));
+            return;
+        }
         float* values = compute.scratch[static_cast<size_t>(thread)].values.reserve(w.cols);
         dequantize_segment(reader, w.type, w.row(row), 0, w.cols, values);
         scales[static_cast<size_t>(row)] = int8_scale(compute.kernels.rows.largest_magnitude(values, w.cols));

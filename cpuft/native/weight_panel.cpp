@@ -13,10 +13,20 @@ constexpr int64_t kStrip = 32;
 // Added to the row stride of dequantized weights: rows a power of two apart would share a few sets of the L1 cache.
 constexpr int64_t kStridePadding = 16;
 
+const char* segment_of(const Matrix& w, int64_t row, int64_t first) {
+    return static_cast<const char*>(w.row(row)) + ggml_row_size(w.type, first);
+}
+
+int64_t row_bytes(const Matrix& w) { return static_cast<int64_t>(ggml_row_size(w.type, w.cols)); }
+
 }  // namespace
 
 void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
                      int64_t k, Compute::Scratch& scratch, char* panel) {
+    if (const Int8Reader* direct = int8_reader(kernel, w.type)) {
+        kernel.direct->fill_transposed(*direct, segment_of(w, n0, k0), row_bytes(w), k, n, panel);
+        return;
+    }
     for (int64_t j0 = 0; j0 < n; j0 += kernel.nr, panel += kernel.b_bytes(k)) {
         const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
         if (w.type == GGML_TYPE_F32) {
@@ -34,6 +44,10 @@ void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader rea
 
 void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
                 int64_t k, Compute::Scratch& scratch, char* panel) {
+    if (const Int8Reader* direct = int8_reader(kernel, w.type)) {
+        kernel.direct->fill_plain(*direct, segment_of(w, k0, n0), row_bytes(w), w.row_scale + k0, k, n, panel);
+        return;
+    }
     for (int64_t p0 = 0; p0 < k; p0 += kStrip) {
         const int64_t depth = std::min(kStrip, k - p0);
         const float* strip;

@@ -79,18 +79,21 @@ void from_q4_0(const void* source, float* out, int64_t n) {
     }
 }
 
+// 32 bits as 32 bytes: all ones where a bit is 0.
+inline __m256i unset_bits(const uint8_t* packed) {
+    const __m256i byte_of_value = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit_of_value = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+    int32_t bits;
+    std::memcpy(&bits, packed, sizeof bits);
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte_of_value);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of_value), _mm256_setzero_si256());
+}
+
 // Blocks of 32: scale (f16), 32 fifth bits (bit j for value j), 16 bytes of two nibbles. An unset fifth bit takes 16 away.
 void from_q5_0(const void* source, float* out, int64_t n) {
     const uint8_t* block = static_cast<const uint8_t*>(source);
-    const __m256i byte_of_value = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    const __m256i bit_of_value = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
     for (int64_t i = 0; i < n; i += 32, block += 22) {
-        int32_t fifth;
-        std::memcpy(&fifth, block + 2, sizeof fifth);
-        const __m256i bits =
-            _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(fifth), byte_of_value), bit_of_value);
-        const __m256i unset = _mm256_cmpeq_epi8(bits, _mm256_setzero_si256());
-        const __m256i offset = _mm256_and_si256(unset, _mm256_set1_epi8(16));
+        const __m256i offset = _mm256_and_si256(unset_bits(block + 2), _mm256_set1_epi8(16));
         scale_32_bytes(_mm256_sub_epi8(nibbles(block + 6), offset), half_at(block), out + i);
     }
 }
