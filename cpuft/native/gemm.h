@@ -47,7 +47,8 @@ void multiply_transposed(Compute& compute, const PackedRows& a, const Matrix& w,
 // C (M x N) (+)= A W, W is K x N. For int8, A was packed with w.row_scale as its depth_scale.
 void multiply(Compute& compute, const PackedRows& a, const Matrix& w, bool accumulate, float* c);
 
-// [rows] The int8 scale of each row of W: what multiply needs beside W for int8.
+// [rows] The int8 scale of each row of W, its largest magnitude or a bound of that over 127: what multiply needs beside W
+// for int8.
 std::vector<float> row_scales(Compute& compute, const Matrix& w);
 
 }  // namespace cpuft

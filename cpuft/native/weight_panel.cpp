@@ -13,6 +13,8 @@ constexpr int64_t kStrip = 32;
 // Added to the row stride of dequantized weights: rows a power of two apart would share a few sets of the L1 cache.
 constexpr int64_t kStridePadding = 16;
 
+static_assert(kColumnsPlain <= kBlockDepth, "DirectInt8::fill_plain takes no wider panels");
+
 const char* segment_of(const Matrix& w, int64_t row, int64_t first) {
     return static_cast<const char*>(w.row(row)) + ggml_row_size(w.type, first);
 }

@@ -16,7 +16,8 @@ struct Int8Reader {
     // The largest magnitude of values with these scales and the outermost codes that ggml's quantizers write, whether or not
     // the row has such a value. Not finite where a value is not.
     float (*bound)(const void* source, int64_t n);
-    // out[i] = round(value[i] * inverse) within 0.51, where inverse is at most 127 / bound.
+    // out[i] = round(value[i] * inverse) within 0.51, where inverse is at most 127 / bound; 127 where a code that no quantizer
+    // writes would give 128.
     void (*read)(const void* source, float inverse, int8_t* out, int64_t n);
 };
 
@@ -25,7 +26,8 @@ struct Int8Reader {
 // magnitude / 127.
 struct DirectInt8 {
     const Int8Reader* (*reader)(int type);  // null for a ggml type that has none
-    // B[p, j] = row p, column j, divided by row_scale[p], for k rows and n columns, a multiple of 32.
+    // B[p, j] = row p, column j, divided by row_scale[p], for k rows and n <= kBlockDepth columns, a multiple of
+    // 32.
     void (*fill_plain)(const Int8Reader& reader, const void* source, int64_t row_bytes, const float* row_scale,
                        int64_t k, int64_t n, void* panel);
     // B[p, j] = row j, column p, for n rows and k <= kBlockDepth columns, a multiple of 32.
