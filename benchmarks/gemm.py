@@ -1,6 +1,7 @@
 """The engine's matrix products on their own: speed, error, and part of the machine's peak, by weight type."""
 
 import os
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ COLUMNS = (
     "gflops",
     "of_peak",
     "pack_share",
+    "fill_ns",
     "residual",
     "layers",
 )
@@ -77,6 +79,7 @@ def main(as_json: bool, shape: str, sizes: tuple[tuple[int, int], ...], **option
     gflops      2 x tokens x outputs x inputs / median seconds, packing the rows of X or dY included
     of_peak     gflops over those of a register-only loop in the same precision, measured right before
     pack_share  part of the time in which rows are packed; layers with the same input share that
+    fill_ns     nanoseconds a weight in which one thread, for nothing else, turns W into the panels that are multiplied
     residual    relative L2 distance of some rows to a product in double with the values that W's bits stand for
 
     \b
@@ -148,6 +151,7 @@ def _row(
         "of_peak": round(speed["gflops"] * 1e9 / peak, 4) if peak else None,
         "peak_gflops": round(peak / 1e9, 1) if peak else None,
         "pack_share": round(sum(product["pack_seconds"]) / sum(product["seconds"]), 4),
+        "fill_ns": round(1e9 * statistics.median(product["fill_seconds"]) / (layer.outputs * layer.inputs), 4),
         "residual": product["residual"],
     }
 

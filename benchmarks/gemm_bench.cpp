@@ -3,13 +3,14 @@
 //   gemm_bench ISA THREADS
 //       prints {"isa": ..., "n_threads": ..., "precisions": [...]}: what the kernel table of this name has
 //   gemm_bench ISA THREADS PRECISION TYPE DIRECTION M OUTPUTS INPUTS REPEATS
-//       prints {"seconds": [...], "pack_seconds": [...], "residual": ...}
+//       prints {"seconds": [...], "pack_seconds": [...], "fill_seconds": [...], "residual": ...}
 // or {"error": ...} with the exit code 2.
 //
 // ISA: a table's name, or "best". THREADS: 0 for every CPU. TYPE: the number of a ggml type. W is OUTPUTS x INPUTS.
 // DIRECTION: "forward" is X W^T with X M x INPUTS, "backward" is dY W with dY M x OUTPUTS.
 // seconds are those of a whole product, from float32 rows and W as stored to float32 results; pack_seconds are the part
-// of them in which the rows were packed, which layers that share an input pay once.
+// of them in which the rows were packed, which layers that share an input pay once. fill_seconds are those of one thread
+// that turns W once into the panels that the product multiplies, and does nothing else.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -25,10 +26,12 @@
 #include "error.h"
 #include "formats.h"
 #include "gemm.h"
+#include "weight_panel.h"
 
 namespace {
 
 using cpuft::Compute;
+using cpuft::GemmKernel;
 using cpuft::KernelTable;
 using cpuft::Matrix;
 using cpuft::Precision;
@@ -130,16 +133,16 @@ double residual(const Problem& problem, const std::vector<float>& c) {
     return std::sqrt(error / norm);
 }
 
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
 struct Seconds {
     std::vector<double> whole, pack;
 };
 
 // One product more than `repeats`: the first allocates, and does not count.
 Seconds time_products(Compute& compute, const Problem& problem, int repeats, std::vector<float>& c) {
-    using Clock = std::chrono::steady_clock;
-    const auto since = [](Clock::time_point start) {
-        return std::chrono::duration<double>(Clock::now() - start).count();
-    };
     cpuft::PackedRows packed;
     Seconds seconds;
     for (int repeat = 0; repeat <= repeats; ++repeat) {
@@ -155,6 +158,29 @@ Seconds time_products(Compute& compute, const Problem& problem, int repeats, std
         if (repeat == 0) continue;
         seconds.whole.push_back(since(start));
         seconds.pack.push_back(pack);
+    }
+    return seconds;
+}
+
+// What a product does with W alone: each of its blocks is made once, and the next one overwrites it.
+std::vector<double> time_fills(Compute& compute, const Matrix& w, bool forward, int repeats) {
+    const GemmKernel& kernel = compute.weight_gemm;
+    const int64_t columns = forward ? cpuft::kColumnsTransposed : cpuft::kColumnsPlain;
+    const int64_t width = forward ? w.rows : w.cols, depth = forward ? w.cols : w.rows;
+    const auto fill = forward ? cpuft::fill_transposed : cpuft::fill_plain;
+    const cpuft::WeightReader reader = cpuft::weight_reader(compute.kernels, w.type);
+    const int64_t block_bytes = kernel.b_bytes(cpuft::kBlockDepth);
+    std::vector<char> blocks(static_cast<size_t>(block_bytes * (columns / kernel.nr + 1)));
+    std::vector<double> seconds;
+    for (int repeat = 0; repeat <= repeats; ++repeat) {
+        const auto start = Clock::now();
+        for (int64_t n0 = 0; n0 < width; n0 += columns) {
+            for (int64_t k0 = 0; k0 < depth; k0 += cpuft::kBlockDepth) {
+                fill(kernel, w, reader, n0, std::min(columns, width - n0), k0, std::min(cpuft::kBlockDepth, depth - k0),
+                     compute.scratch[0], {blocks.data(), block_bytes});
+            }
+        }
+        if (repeat > 0) seconds.push_back(since(start));
     }
     return seconds;
 }
@@ -186,19 +212,23 @@ int64_t positive(const char* text) {
 void run(const KernelTable& table, int n_threads, char** argv) {
     Compute compute(n_threads, table, find_precision(table, argv[0]));
     const auto type = static_cast<ggml_type>(std::atoi(argv[1]));
+    const bool forward = std::strcmp(argv[2], "forward") == 0;
     const int64_t m = positive(argv[3]), outputs = positive(argv[4]), inputs = positive(argv[5]);
+    const int repeats = static_cast<int>(positive(argv[6]));
     std::mt19937 random(0);
     Weights w = make_weights(random, type, outputs, inputs, n_threads);
     if (compute.precision == Precision::kInt8) {
         w.row_scale = cpuft::row_scales(compute, w.matrix);
         w.matrix.row_scale = w.row_scale.data();
     }
-    Problem problem{std::strcmp(argv[2], "forward") == 0, m, w, {}};
+    Problem problem{forward, m, w, {}};
     problem.rows = normal_values(random, m * problem.depth(), 1.0f);
     std::vector<float> c(static_cast<size_t>(m * problem.width()));
-    const Seconds seconds = time_products(compute, problem, static_cast<int>(positive(argv[6])), c);
-    std::printf("{\"seconds\": %s, \"pack_seconds\": %s, \"residual\": %.6g}\n", joined(seconds.whole).c_str(),
-                joined(seconds.pack).c_str(), residual(problem, c));
+    const Seconds seconds = time_products(compute, problem, repeats, c);
+    const std::vector<double> fill_seconds = time_fills(compute, w.matrix, forward, repeats);
+    std::printf("{\"seconds\": %s, \"pack_seconds\": %s, \"fill_seconds\": %s, \"residual\": %.6g}\n",
+                joined(seconds.whole).c_str(), joined(seconds.pack).c_str(), joined(fill_seconds).c_str(),
+                residual(problem, c));
 }
 
 }  // namespace

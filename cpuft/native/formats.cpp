@@ -56,6 +56,10 @@ WeightReader weight_reader(const KernelTable& kernels, ggml_type type) {
     return fast != nullptr ? fast : ggml_reader(type);
 }
 
+const Int8Reader* int8_reader(const GemmKernel& kernel, ggml_type type) {
+    return kernel.direct == nullptr ? nullptr : kernel.direct->reader(type);
+}
+
 void dequantize_segment(WeightReader reader, ggml_type type, const void* row, int64_t first, int64_t n, float* out) {
     reader(static_cast<const char*>(row) + ggml_row_size(type, first), out, n);
 }

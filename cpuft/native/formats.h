@@ -14,6 +14,9 @@ bool is_weight_type(ggml_type type);
 // What turns rows of a type into float32: the CPU's own reader where its table has one, else ggml's.
 WeightReader weight_reader(const KernelTable& kernels, ggml_type type);
 
+// What turns rows of a type straight into the bytes of this kernel, or null where they go through float32.
+const Int8Reader* int8_reader(const GemmKernel& kernel, ggml_type type);
+
 // Row elements [first, first + n) to float32, by ggml's reader or by one from weight_reader. `row` is where the row
 // starts; first and n are multiples of the block size.
 void dequantize_segment(ggml_type type, const void* row, int64_t first, int64_t n, float* out);

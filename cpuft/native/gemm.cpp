@@ -6,81 +6,19 @@
 #include "formats.h"
 #include "kernels/bf16.h"
 #include "kernels/int8_format.h"
+#include "weight_panel.h"
 
 namespace cpuft {
 
 namespace {
 
-// Columns of a task. For A W they are values within rows of W, so again a multiple of 256.
-constexpr int64_t kColumnsTransposed = 128;
-constexpr int64_t kColumnsPlain = 256;
 // A panel of B takes at most so much, to stay in the L2 cache beside the rows of A and C that pass by ...
 constexpr int64_t kPanelBytes = 512 << 10;
 // ... and is no deeper than this: C is read and written once for so many products, which is then little beside them.
 // (A panel one block deep made products of int8 a fifth slower, 2048 were no faster than 1024; Emerald Rapids.)
 constexpr int64_t kPanelDepth = 4 * kBlockDepth;
-// Rows of W that are dequantized at a time for A W: 32 x 256 floats are 32 KiB.
-constexpr int64_t kStrip = 32;
-// Added to the row stride of dequantized weights: rows a power of two apart would share a few sets of the L1 cache.
-constexpr int64_t kStridePadding = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// A panel of B: slabs of nr columns one after the other, each `slab_bytes` long and packed over the panel's whole depth.
-struct Panel {
-    char* data;
-    int64_t slab_bytes;
-
-    // Where the block at `depth`, a multiple of kBlockDepth, of the slab at column `j` begins.
-    char* at(const GemmKernel& kernel, int64_t j, int64_t depth) const {
-        return data + j / kernel.nr * slab_bytes + kernel.b_bytes(depth);
-    }
-};
-
-// Packs a block of B = W^T: columns [n0, n0 + n) are rows of W, depth [k0 + p0, k0 + p0 + k) runs along them. p0: where the
-// block lies in the panel.
-void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
-                     int64_t p0, int64_t k, Compute::Scratch& scratch, const Panel& panel) {
-    for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
-        const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-        char* block = panel.at(kernel, j0, p0);
-        if (w.type == GGML_TYPE_F32) {
-            kernel.pack_b_transposed(static_cast<const float*>(w.data) + (n0 + j0) * w.cols + k0 + p0, w.cols, k,
-                                     columns, block);
-            continue;
-        }
-        const int64_t stride = kBlockDepth + kStridePadding;
-        float* values = scratch.values.reserve(kernel.nr * stride);
-        for (int j = 0; j < columns; ++j)
-            dequantize_segment(reader, w.type, w.row(n0 + j0 + j), k0 + p0, k, values + j * stride);
-        kernel.pack_b_transposed(values, stride, k, columns, block);
-    }
-}
-
-// Packs a block of B = W: depth [k0 + p0, k0 + p0 + k) are rows of W, columns [n0, n0 + n) run along them.
-void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
-                int64_t p0, int64_t k, Compute::Scratch& scratch, const Panel& panel) {
-    for (int64_t s0 = 0; s0 < k; s0 += kStrip) {
-        const int64_t depth = std::min(kStrip, k - s0), row = k0 + p0 + s0;
-        const float* strip;
-        int64_t stride;
-        if (w.type == GGML_TYPE_F32) {
-            strip = static_cast<const float*>(w.data) + row * w.cols + n0;
-            stride = w.cols;
-        } else {
-            stride = kColumnsPlain;
-            float* values = scratch.values.reserve(kStrip * stride);
-            for (int64_t p = 0; p < depth; ++p)
-                dequantize_segment(reader, w.type, w.row(row + p), n0, n, values + p * stride);
-            strip = values;
-        }
-        const float* row_scale = w.row_scale == nullptr ? nullptr : w.row_scale + row;
-        for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
-            const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-            kernel.pack_b(strip + j0, stride, row_scale, s0, depth, columns, panel.at(kernel, j0, p0));
-        }
-    }
-}
 
 // A part of C: rows [m0, m1) x columns [n0, n0 + n).
 struct Block {
@@ -103,20 +41,21 @@ void run_term(Compute& compute, const Term& term, bool transposed, const Block& 
     const int64_t depth = term.a.k(), n = block.n;
     const int64_t panel_depth = std::min(kPanelDepth, depth_in_l2(kernel, n));
     const int64_t slab_bytes = kernel.b_bytes(panel_depth);
-    const Panel panel = {scratch.panel.reserve(slab_bytes * ceil_div(n, kernel.nr)), slab_bytes};
+    char* panel = scratch.panel.reserve(slab_bytes * ceil_div(n, kernel.nr));
     for (int64_t k0 = 0; k0 < depth; k0 += panel_depth, accumulate = true) {
         const int64_t k = std::min(panel_depth, depth - k0);
         for (int64_t p0 = 0; p0 < k; p0 += kBlockDepth) {
-            (transposed ? fill_transposed : fill_plain)(kernel, term.w, reader, block.n0, n, k0, p0,
-                                                        std::min(kBlockDepth, k - p0), scratch, panel);
+            (transposed ? fill_transposed : fill_plain)(kernel, term.w, reader, block.n0, n, k0 + p0,
+                                                        std::min(kBlockDepth, k - p0), scratch,
+                                                        {panel + kernel.b_bytes(p0), slab_bytes});
         }
         for (int64_t row = block.m0; row < block.m1; row += kernel.mr) {
             const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, block.m1 - row));
             float* c = block.c + (row - block.m0) * block.stride;
             for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
                 const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-                kernel.tile(k, term.a.at(row / kernel.mr, k0), panel.at(kernel, j0, 0), c + j0, block.stride, rows,
-                            columns, accumulate);
+                kernel.tile(k, term.a.at(row / kernel.mr, k0), panel + j0 / kernel.nr * slab_bytes, c + j0,
+                            block.stride, rows, columns, accumulate);
             }
         }
     }
@@ -230,7 +169,12 @@ void PackedRows::scale_blocks(Compute& compute, const float* factors) {
 std::vector<float> row_scales(Compute& compute, const Matrix& w) {
     std::vector<float> scales(static_cast<size_t>(w.rows));
     const WeightReader reader = weight_reader(compute.kernels, w.type);
+    const Int8Reader* direct = int8_reader(compute.weight_gemm, w.type);
     compute.for_rows(w.rows, [&](int64_t row, int thread) {
+        if (direct != nullptr) {
+            scales[static_cast<size_t>(row)] = int8_scale(direct->bound(w.row(row), w.cols));
+            return;
+        }
         float* values = compute.scratch[static_cast<size_t>(thread)].values.reserve(w.cols);
         dequantize_segment(reader, w.type, w.row(row), 0, w.cols, values);
         scales[static_cast<size_t>(row)] = int8_scale(compute.kernels.rows.largest_magnitude(values, w.cols));
@@ -265,12 +209,13 @@ void multiply_narrow(Compute& compute, const GemmKernel& kernel, const float* a,
                      bool transposed, float* c) {
     const int64_t n = transposed ? w.rows : w.cols;
     const int64_t slab_bytes = kernel.b_bytes(k);
-    const Panel panel = {compute.shared_panel.reserve(slab_bytes * ceil_div(n, kernel.nr)), slab_bytes};
+    char* panel = compute.shared_panel.reserve(slab_bytes * ceil_div(n, kernel.nr));
     const WeightReader reader = weight_reader(compute.kernels, w.type);
     compute.pool.parallel_for(ceil_div(k, kBlockDepth), [&](int64_t block, int thread) {
         const int64_t k0 = block * kBlockDepth;
-        (transposed ? fill_transposed : fill_plain)(kernel, w, reader, 0, n, 0, k0, std::min(kBlockDepth, k - k0),
-                                                    compute.scratch[static_cast<size_t>(thread)], panel);
+        (transposed ? fill_transposed : fill_plain)(kernel, w, reader, 0, n, k0, std::min(kBlockDepth, k - k0),
+                                                    compute.scratch[static_cast<size_t>(thread)],
+                                                    {panel + kernel.b_bytes(k0), slab_bytes});
     });
     compute.pool.parallel_for(ceil_div(m, kernel.mr), [&](int64_t i, int thread) {
         const int64_t row = i * kernel.mr;
@@ -281,7 +226,8 @@ void multiply_narrow(Compute& compute, const GemmKernel& kernel, const float* a,
             kernel.pack_a(a + row * k + k0, k, 1, nullptr, rows, depth, packed);
             for (int64_t j0 = 0; j0 < n; j0 += kernel.nr) {
                 const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j0));
-                kernel.tile(depth, packed, panel.at(kernel, j0, k0), c + row * n + j0, n, rows, columns, k0 > 0);
+                kernel.tile(depth, packed, panel + j0 / kernel.nr * slab_bytes + kernel.b_bytes(k0), c + row * n + j0,
+                            n, rows, columns, k0 > 0);
             }
         }
     });

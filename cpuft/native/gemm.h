@@ -79,7 +79,8 @@ void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumula
 void multiply_narrow(Compute& compute, const GemmKernel& kernel, const float* a, int64_t m, int64_t k, const Matrix& w,
                      bool transposed, float* c);
 
-// [rows] The int8 scale of each row of W: what multiply needs beside W for int8.
+// [rows] The int8 scale of each row of W, its largest magnitude or a bound of that over 127: what multiply needs beside W
+// for int8.
 std::vector<float> row_scales(Compute& compute, const Matrix& w);
 
 }  // namespace cpuft

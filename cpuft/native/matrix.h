@@ -11,7 +11,7 @@ struct Matrix {
     ggml_type type = GGML_TYPE_F32;
     const void* data = nullptr;  // rows one after the other, each ggml_row_size(type, cols) bytes
     int64_t rows = 0, cols = 0;
-    const float* row_scale = nullptr;  // [rows] largest magnitude of each row / 127: made where products are int8
+    const float* row_scale = nullptr;  // [rows] or null: made by row_scales of gemm.h where products are int8
 
     bool empty() const { return data == nullptr; }
     const void* row(int64_t r) const {

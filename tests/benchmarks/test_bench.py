@@ -85,6 +85,7 @@ def test_gemm_is_right_in_every_precision_type_and_direction() -> None:
         assert 0 < row["residual"] < MOST_RESIDUAL[row["precision"]], row
         assert row["gflops"] > 0
         assert 0 < row["pack_share"] < 1
+        assert row["fill_ns"] > 0
 
 
 def test_gemm_leaves_out_types_whose_blocks_do_not_fit() -> None:

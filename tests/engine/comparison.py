@@ -15,6 +15,8 @@ from .random_model import FloatArray
 
 # Every kernel table that this CPU runs, the slowest first.
 ISAS = [isa for isa, needed in reversed(cpu.ENGINE_ISAS.items()) if needed <= cpu.cpu_features()]
+# Those that multiply bytes.
+INT8_ISAS = [isa for isa in ISAS if isa in ("reference", "avxvnni", "avx512vnni", "avx512bf16")]
 
 
 def batch(examples: Sequence[Example], dropout_keys: Iterable[int] | None = None) -> Batch:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from . import golden
-from .comparison import ISAS, batch, cosine, distance, gradients, open_case, step
+from .comparison import INT8_ISAS, batch, cosine, distance, gradients, open_case, step
 from .golden import CASES
 from .random_model import ModelSpec
 
 ModelOf = Callable[[ModelSpec], Path]
-INT8_ISAS = [isa for isa in ISAS if isa in ("reference", "avxvnni", "avx512vnni", "avx512bf16")]
 
 # Each factor of a product is rounded to steps of max / 127: about 0.7 % of a deviation, 1 % for both. In the tiny
 # models of the golden cases rows are short, so little of it averages out; layers add up.

@@ -12,7 +12,7 @@ import pytest
 from cpuft import engine as native
 from cpuft.toolchain import Toolchain
 
-from .comparison import ISAS, batch, cosine, distance, gradients, open_case
+from .comparison import INT8_ISAS, ISAS, batch, cosine, distance, gradients, open_case
 from .golden import Case
 from .random_model import ModelSpec, draw, write_model
 
@@ -83,6 +83,24 @@ def test_a_mixture_on_every_kernel_table(isa: str, quantized: Quantized) -> None
             results.append((loss, engine.gradients.copy()))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     assert distance(results[0][1], results[1][1]) < 1e-4
+
+
+@pytest.mark.parametrize("file_type", ["Q8_0", "Q4_0", "Q5_0", "IQ4_XS", "Q4_K_M", "Q5_K_M"])
+@pytest.mark.parametrize("isa", INT8_ISAS)
+def test_bytes_of_quantized_weights(isa: str, file_type: str, quantized: Quantized) -> None:
+    """Rounded to bytes straight from the file's codes, weights give a gradient in the direction of float32's."""
+    path = quantized(WIDE.model, file_type)
+    results = {}
+    for precision in ("f32", "int8"):
+        with open_case(path, WIDE, isa=isa, precision=precision) as engine:
+            loss, _ = engine.forward_backward(batch(WIDE.examples()))
+            results[precision] = (loss, gradients(engine))
+    (loss, got), (wanted_loss, wanted) = results["int8"], results["f32"]
+    assert loss == pytest.approx(wanted_loss, rel=1e-2)
+    assert loss != wanted_loss, "this was float32"
+    for name, gradient in wanted.items():
+        assert cosine(got[name], gradient) > 0.995, name
+        assert distance(got[name], gradient) < 0.1, name
 
 
 WEIGHT_TYPES = [

@@ -158,14 +158,46 @@ TEST(int8_products) {
         for (const int threads : {1, 3}) {
             Compute compute(threads, *table, cpuft::Precision::kInt8);
             Random random(14);
-            for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0}) {
+            for (const ggml_type type :
+                 {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q5_0, GGML_TYPE_IQ4_NL}) {
                 check_int8_product(compute, random, type, {5, 37, 96}, true);
                 check_int8_product(compute, random, type, {29, 300, 608}, true);
-                check_int8_product(compute, random, type, {17, 96, 70}, false);
+                check_int8_product(compute, random, type, {17, 96, 71}, false);
                 check_int8_product(compute, random, type, {29, 608, 530}, false);
             }
-            check_int8_product(compute, random, GGML_TYPE_Q4_K, {29, 300, 768}, true);
-            check_int8_product(compute, random, GGML_TYPE_Q4_K, {29, 768, 530}, false);
+            for (const ggml_type type : {GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_XS}) {
+                check_int8_product(compute, random, type, {29, 300, 768}, true);
+                check_int8_product(compute, random, type, {29, 768, 530}, false);
+            }
+        }
+    }
+}
+
+// A NaN among the weights, here as the scale at the front of row 3, must reach the loss, where training stops.
+TEST(int8_products_do_not_hide_broken_weights) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        if (table->int8 == nullptr) continue;
+        Compute compute(1, *table, cpuft::Precision::kInt8);
+        Random random(15);
+        for (const ggml_type type :
+             {GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q5_0, GGML_TYPE_IQ4_XS, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K}) {
+            const int64_t size = 256, broken = 3;
+            Weights w = make_weights(random, type, size, size);
+            const uint16_t nan = 0x7E00;
+            std::memcpy(w.data.data() + broken * static_cast<int64_t>(ggml_row_size(type, size)), &nan, sizeof nan);
+            const std::vector<float> scales = cpuft::row_scales(compute, w.matrix);
+            w.matrix.row_scale = scales.data();
+            const auto a = random.floats(size);
+            std::vector<float> forward(static_cast<size_t>(size)), backward = forward;
+            cpuft::PackedRows packed;
+            packed.pack_rows(compute, *table->int8, a.data(), 1, size);
+            cpuft::multiply_transposed(compute, {{packed, w.matrix}}, nullptr, false, forward.data());
+            packed.pack_rows(compute, *table->int8, a.data(), 1, size, scales.data());
+            cpuft::multiply(compute, {{packed, w.matrix}}, false, backward.data());
+            CHECK(!std::isfinite(forward[broken]) && std::isfinite(forward[broken + 1]), "%s %s: %g, %g", table->name,
+                  ggml_type_name(type), static_cast<double>(forward[broken]), static_cast<double>(forward[broken + 1]));
+            CHECK(!std::isfinite(backward[0]), "%s %s backward: %g", table->name, ggml_type_name(type),
+                  static_cast<double>(backward[0]));
         }
     }
 }

@@ -118,7 +118,8 @@ void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, i
     store_tile<64, kMr, kVectors>(result, c, c_stride, m, n, accumulate);
 }
 
-constexpr GemmKernel kBf16 = {"avx512bf16-14x32", kMr, kNr, 2, 2, 0, 0, pack_a, pack_b, pack_b_transposed, tile};
+constexpr GemmKernel kBf16 = {"avx512bf16-14x32", kMr,  kNr,    2, 2, 0, 0, pack_a, pack_b,
+                              pack_b_transposed,  tile, nullptr};
 
 }  // namespace
 

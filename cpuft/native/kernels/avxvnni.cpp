@@ -20,6 +20,9 @@ struct DotAvx {
         const __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
         _mm_storel_epi64((__m128i*)out, both);
     }
+    static Simd<kBytes>::Uint load_low_bytes(const int8_t* p) {
+        return (Simd<kBytes>::Uint)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+    }
 };
 
 constexpr GemmKernel kInt8 = Int8<DotAvx, 6, 2>::kernel("avxvnni-int8-6x16");

@@ -6,13 +6,14 @@
 
 #include "int8_format.h"
 #include "simd.h"
+#include "weights_int8.h"
 
 namespace cpuft {
 namespace {
 
 // Dot: the instructions. Its `Int` is a register of kBytes / 4 int32; dot(sum, b, a) adds to each of them the products of
 // the four unsigned bytes of b and the four signed bytes of a in its place; store_low_bytes(out, x) writes the low byte of
-// each value of x.
+// each value of x; load_low_bytes(p) has bytes of p there, and zeros above them.
 template <class Dot, int kMr, int kVectors>
 struct Int8 {
     static constexpr int kBytes = Dot::kBytes;
@@ -121,6 +122,12 @@ struct Int8 {
         }
     }
 
+    // Four rows of values below 256 to one row of dwords, unsigned.
+    static void store_dwords(const Uint (&q)[4], char* out) {
+        const Uint dwords = (q[0] | q[1] << 8 | q[2] << 16 | q[3] << 24) ^ 0x80808080u;
+        std::memcpy(out, &dwords, kBytes);
+    }
+
     static void pack_b(const float* source, int64_t stride, const float* row_scale, int64_t k0, int64_t k, int n,
                        void* block) {
         float* scales = static_cast<float*>(block);
@@ -146,8 +153,7 @@ struct Int8 {
             for (int j = 0; j < kNr; j += kWidth) {
                 Uint q[4];
                 for (int r = 0; r < 4; ++r) q[r] = rounded(S::load(rows[r] + j), S::set(inverses[r])) & 255u;
-                const Uint dwords = (q[0] | q[1] << 8 | q[2] << 16 | q[3] << 24) ^ 0x80808080u;
-                std::memcpy(out + 4 * j, &dwords, kBytes);
+                store_dwords(q, out + 4 * j);
             }
         }
     }
@@ -164,6 +170,56 @@ struct Int8 {
             std::memset(rows[j], 0, sizeof rows[j]);
         }
         interleave(rows, (k + 3) / 4, 0x80808080u, static_cast<char*>(block) + kBHeader * kNr);
+    }
+
+    // Four rows at a time, whole: a format's block may span all columns of the panel.
+    static void fill_plain(const Int8Reader& reader, const void* source, int64_t row_bytes, const float* row_scale,
+                           int64_t k, int64_t n, const BlockRow& blocks) {
+        static_assert(32 % kNr == 0);
+        const char* from = static_cast<const char*>(source);
+        for (int64_t j = 0; j < n; ++j) {
+            const float one = 1.0f;
+            std::memcpy(blocks.at(j / kNr) + j % kNr * kBHeader, &one, sizeof one);
+        }
+        for (int64_t p = 0; p < k; p += 4) {
+            int8_t rows[4][kBlockDepth];
+            for (int64_t r = 0; r < 4; ++r) {
+                if (p + r < k) {
+                    reader.read(from + (p + r) * row_bytes, int8_inverse(row_scale[p + r]), rows[r], n);
+                } else {
+                    std::memset(rows[r], 0, sizeof rows[r]);
+                }
+            }
+            for (int64_t j0 = 0; j0 < n; j0 += kNr) {
+                char* out = blocks.at(j0 / kNr) + kNr * (kBHeader + p);
+                for (int j = 0; j < kNr; j += kWidth) {
+                    Uint q[4];
+                    for (int r = 0; r < 4; ++r) q[r] = Dot::load_low_bytes(rows[r] + j0 + j);
+                    store_dwords(q, out + 4 * j);
+                }
+            }
+        }
+    }
+
+    static void fill_transposed(const Int8Reader& reader, const void* source, int64_t row_bytes, int64_t k, int64_t n,
+                                const BlockRow& blocks) {
+        const char* from = static_cast<const char*>(source);
+        for (int64_t j0 = 0; j0 < n; j0 += kNr) {
+            char* block = blocks.at(j0 / kNr);
+            float scales[kNr] = {};
+            int8_t rows[kNr][kBlockDepth];
+            for (int64_t j = 0; j < kNr; ++j) {
+                if (j0 + j < n) {
+                    const char* row = from + (j0 + j) * row_bytes;
+                    scales[j] = int8_scale(reader.bound(row, k));
+                    reader.read(row, int8_inverse(scales[j]), rows[j], k);
+                } else {
+                    std::memset(rows[j], 0, sizeof rows[j]);
+                }
+            }
+            std::memcpy(block, scales, sizeof scales);
+            interleave(rows, k / 4, 0x80808080u, block + sizeof scales);
+        }
     }
 
     // A block's sums of int32 stay in registers, then each is scaled and added to those of the blocks before: in the L1
@@ -219,8 +275,10 @@ struct Int8 {
         }
     }
 
+    static constexpr DirectInt8 kDirect = {int8_reader, fill_plain, fill_transposed};
+
     static constexpr GemmKernel kernel(const char* name) {
-        return {name, kMr, kNr, 4, 1, kAHeader, kBHeader, pack_a, pack_b, pack_b_transposed, tile};
+        return {name, kMr, kNr, 4, 1, kAHeader, kBHeader, pack_a, pack_b, pack_b_transposed, tile, &kDirect};
     }
 };
 

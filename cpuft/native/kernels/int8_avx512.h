@@ -15,6 +15,9 @@ struct DotAvx512 {
     static void store_low_bytes(int8_t* out, Simd<kBytes>::Uint x) {
         _mm_storeu_si128((__m128i*)out, _mm512_maskz_cvtepi32_epi8(0xFFFF, (__m512i)x));
     }
+    static Simd<kBytes>::Uint load_low_bytes(const int8_t* p) {
+        return (Simd<kBytes>::Uint)_mm512_maskz_cvtepu8_epi32(0xFFFF, _mm_loadu_si128((const __m128i*)p));
+    }
 };
 
 constexpr GemmKernel kInt8Avx512 = Int8<DotAvx512, 14, 2>::kernel("avx512vnni-int8-14x32");

@@ -11,6 +11,36 @@ namespace cpuft {
 // fit an int32 sum.
 constexpr int64_t kBlockDepth = 256;
 
+// A row of weights straight to the bytes of an int8 product. n is a multiple of the format's block size.
+struct Int8Reader {
+    // The largest magnitude of values with these scales and the outermost codes that ggml's quantizers write, whether or not
+    // the row has such a value. Not finite where a value is not.
+    float (*bound)(const void* source, int64_t n);
+    // out[i] = round(value[i] * inverse) within 0.51, where inverse is at most 127 / bound; 127 where a code that no quantizer
+    // writes would give 128.
+    void (*read)(const void* source, float inverse, int8_t* out, int64_t n);
+};
+
+// Blocks of B of one depth, one for each nr columns, `stride` bytes apart.
+struct BlockRow {
+    char* first;
+    int64_t stride;
+
+    char* at(int64_t i) const { return first + i * stride; }
+};
+
+// Blocks of B from rows of weights as stored, row_bytes apart, as pack_b and pack_b_transposed make them, but for scales:
+// bound / 127, not the largest magnitude / 127.
+struct DirectInt8 {
+    const Int8Reader* (*reader)(int type);  // null for a ggml type that has none
+    // B[p, j] = row p, column j, divided by row_scale[p], for k rows and n <= kBlockDepth columns, a multiple of 32.
+    void (*fill_plain)(const Int8Reader& reader, const void* source, int64_t row_bytes, const float* row_scale,
+                       int64_t k, int64_t n, const BlockRow& blocks);
+    // B[p, j] = row j, column p, for n rows and k <= kBlockDepth columns, a multiple of 32.
+    void (*fill_transposed)(const Int8Reader& reader, const void* source, int64_t row_bytes, int64_t k, int64_t n,
+                            const BlockRow& blocks);
+};
+
 // A matrix product's micro-kernel and its packed formats, for one compute type: float32, bfloat16 pairs, or int8.
 //
 // A is packed in panels of `mr` rows, B in panels of `nr` columns, both cut into blocks of kBlockDepth along k:
@@ -40,6 +70,7 @@ struct GemmKernel {
     // C[i, j] (+)= sum over p of A[i, p] B[p, j] for i < m <= mr, j < n <= nr, over any depth; the blocks of A and of B
     // follow one another. C may hold anything where it is not added to.
     void (*tile)(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate);
+    const DirectInt8* direct;  // null where weights go through float32
 
     int64_t a_bytes(int64_t k) const { return panel_bytes(k, mr, a_header); }
     int64_t b_bytes(int64_t k) const { return panel_bytes(k, nr, b_header); }

@@ -120,7 +120,7 @@ void dropout(const float* x, uint64_t key, uint32_t threshold, float factor, flo
 
 const KernelTable kReferenceKernels = {
     "reference",
-    {"reference-f32", kMr, kNr, 1, sizeof(float), 0, 0, pack_a, pack_b, pack_b_transposed, tile},
+    {"reference-f32", kMr, kNr, 1, sizeof(float), 0, 0, pack_a, pack_b, pack_b_transposed, tile, nullptr},
     nullptr,
     &kReferenceInt8,
     {dot, maximum, largest_magnitude, exp_sum, axpy, scale, multiply, silu_multiply, silu_multiply_backward, narrow,

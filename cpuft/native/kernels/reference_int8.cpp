@@ -105,7 +105,7 @@ void tile(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, i
 
 }  // namespace
 
-const GemmKernel kReferenceInt8 = {"reference-int8",  kMr, kNr, 4, 1, kAHeader, kBHeader, pack_a, pack_b,
-                                   pack_b_transposed, tile};
+const GemmKernel kReferenceInt8 = {"reference-int8",  kMr,  kNr,    4, 1, kAHeader, kBHeader, pack_a, pack_b,
+                                   pack_b_transposed, tile, nullptr};
 
 }  // namespace cpuft

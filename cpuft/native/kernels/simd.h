@@ -390,7 +390,8 @@ constexpr GemmKernel f32_kernel(const char* name) {
             pack_a_f32<kBytes, kMr>,
             pack_b_f32<kNr>,
             pack_b_transposed_f32<kBytes, kNr>,
-            tile_f32<kBytes, kMr, kVectors>};
+            tile_f32<kBytes, kMr, kVectors>,
+            nullptr};
 }
 
 }  // namespace

@@ -79,19 +79,56 @@ void from_q4_0(const void* source, float* out, int64_t n) {
     }
 }
 
+// 32 bits as 32 bytes: all ones where a bit is 0.
+inline __m256i unset_bits(const uint8_t* packed) {
+    const __m256i byte_of_value = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit_of_value = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+    int32_t bits;
+    std::memcpy(&bits, packed, sizeof bits);
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte_of_value);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of_value), _mm256_setzero_si256());
+}
+
 // Blocks of 32: scale (f16), 32 fifth bits (bit j for value j), 16 bytes of two nibbles. An unset fifth bit takes 16 away.
 void from_q5_0(const void* source, float* out, int64_t n) {
     const uint8_t* block = static_cast<const uint8_t*>(source);
-    const __m256i byte_of_value = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    const __m256i bit_of_value = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
     for (int64_t i = 0; i < n; i += 32, block += 22) {
-        int32_t fifth;
-        std::memcpy(&fifth, block + 2, sizeof fifth);
-        const __m256i bits =
-            _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(fifth), byte_of_value), bit_of_value);
-        const __m256i unset = _mm256_cmpeq_epi8(bits, _mm256_setzero_si256());
-        const __m256i offset = _mm256_and_si256(unset, _mm256_set1_epi8(16));
+        const __m256i offset = _mm256_and_si256(unset_bits(block + 2), _mm256_set1_epi8(16));
         scale_32_bytes(_mm256_sub_epi8(nibbles(block + 6), offset), half_at(block), out + i);
+    }
+}
+
+// What the 16 nibbles of IQ4_NL and IQ4_XS stand for, in both halves of a register.
+inline __m256i iq4_codes() {
+    return _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
+}
+
+// Blocks of 32: scale (f16), 16 bytes of two nibbles.
+void from_iq4_nl(const void* source, float* out, int64_t n) {
+    const uint8_t* block = static_cast<const uint8_t*>(source);
+    const __m256i codes = iq4_codes();
+    for (int64_t i = 0; i < n; i += 32, block += 18) {
+        scale_32_bytes(_mm256_shuffle_epi8(codes, nibbles(block + 2)), half_at(block), out + i);
+    }
+}
+
+// Scale j of the eight 6-bit scales of IQ4_XS, less their offset of 32: two high bits each in 2 bytes, then nibbles.
+inline int iq4_xs_scale(const uint8_t* packed, int j) {
+    const int high = (packed[j / 4] >> 2 * (j % 4)) & 3, low = (packed[2 + j / 2] >> 4 * (j % 2)) & 15;
+    return (high << 4 | low) - 32;
+}
+
+// Blocks of 256: scale of the scales (f16), 8 packed scales in 6 bytes, 8 times 16 bytes of two nibbles.
+void from_iq4_xs(const void* source, float* out, int64_t n) {
+    const uint8_t* block = static_cast<const uint8_t*>(source);
+    const __m256i codes = iq4_codes();
+    for (int64_t i = 0; i < n; i += 256, block += 136) {
+        const float d = half_at(block);
+        for (int j = 0; j < 8; ++j, out += 32) {
+            const float scale = d * static_cast<float>(iq4_xs_scale(block + 2, j));
+            scale_32_bytes(_mm256_shuffle_epi8(codes, nibbles(block + 8 + 16 * j)), scale, out);
+        }
     }
 }
 
@@ -178,6 +215,10 @@ WeightReader fast_weight_reader(int type) {
             return from_q4_0;
         case GGML_TYPE_Q5_0:
             return from_q5_0;
+        case GGML_TYPE_IQ4_NL:
+            return from_iq4_nl;
+        case GGML_TYPE_IQ4_XS:
+            return from_iq4_xs;
         case GGML_TYPE_Q4_K:
             return from_q4_k;
         case GGML_TYPE_Q5_K:
