@@ -128,7 +128,13 @@ TEST(gated_mlp) {
         std::vector<float> got(gate_in.size(), NAN), dgate = dm, dup(gate_in.size(), NAN);
         cpuft::gated_mlp_forward(compute, gate_in.data(), up_in.data(), T, F, got.data());
         CHECK(test::distance(got.data(), m) < kClose, "%s", name);
-        cpuft::gated_mlp_backward(compute, gate_in.data(), up_in.data(), dgate.data(), T, F, dgate.data(), dup.data());
+        cpuft::StoredRows stored_gate, stored_up;
+        stored_gate.store(compute, cpuft::Storage::kF32, gate_in.data(), T, F);
+        stored_up.store(compute, cpuft::Storage::kF32, up_in.data(), T, F);
+        std::vector<float> again(gate_in.size(), NAN);
+        cpuft::gated_mlp_forward(compute, stored_gate, stored_up, again.data());
+        CHECK(again == got, "%s: another result from what was kept", name);
+        cpuft::gated_mlp_backward(compute, stored_gate, stored_up, dgate.data(), dgate.data(), dup.data());
         CHECK(test::distance(dgate.data(), test::differentiate(gate, loss)) < kClose, "%s dgate", name);
         CHECK(test::distance(dup.data(), test::differentiate(up, loss)) < kClose, "%s dup", name);
     });
@@ -344,10 +350,14 @@ void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t 
     if (by_differences) {
         wanted = test::differentiate(h, [&] { return naive_cross_entropy(head, h, targets, V, C, nullptr); });
     }
-    cpuft::HeadWorkspace workspace;
+    const int64_t chunk = cpuft::head_chunk_size(n, V, 0);
+    std::vector<float> logits(static_cast<size_t>(chunk * V));
+    cpuft::PackedRows packed;
+    cpuft::Buffer<double> losses;
+    const cpuft::HeadWorkspace workspace = {logits.data(), chunk, packed, losses};
     const cpuft::Matrix matrix = cpuft::float_matrix(head.data(), V, C);
-    std::vector<float> dh(h_in.size(), NAN);
-    const double got = cpuft::head_cross_entropy(compute, matrix, h_in.data(), targets.data(), n, workspace, dh.data());
+    std::vector<float> dh = h_in;  // in place
+    const double got = cpuft::head_cross_entropy(compute, matrix, dh.data(), targets.data(), n, workspace, dh.data());
     const double alone = cpuft::head_cross_entropy(compute, matrix, h_in.data(), targets.data(), n, workspace, nullptr);
     CHECK(std::fabs(got - loss) < 1e-6 * loss, "%s V = %lld: %.9g, expected %.9g", name, (long long)V, got, loss);
     CHECK(alone == got, "%s V = %lld: %.9g without gradient, %.9g with", name, (long long)V, alone, got);
@@ -368,6 +378,21 @@ TEST(cross_entropy_in_chunks) {
     const auto tables = test::tables();
     Compute compute(2, *tables.back(), cpuft::Precision::kF32);
     check_cross_entropy(compute, tables.back()->name, 5, (int64_t{1} << 23) - 5, 1, false);
+}
+
+TEST(head_chunks_fill_the_room) {
+    const int64_t V = int64_t{1} << 22;  // 4 tokens where there is no room for logits, 8 at most
+    for (const auto& [n, room, chunk] : {std::tuple<int64_t, int64_t, int64_t>{0, 0, 0},
+                                         {3, 0, 3},
+                                         {5, 0, 3},
+                                         {9, 0, 3},
+                                         {10, 5 * V + 1, 5},
+                                         {100, int64_t{1} << 40, 8}}) {
+        const int64_t got = cpuft::head_chunk_size(n, V, room);
+        CHECK(got == chunk, "%lld tokens, room %lld: %lld, expected %lld", (long long)n, (long long)room,
+              (long long)got, (long long)chunk);
+    }
+    CHECK(cpuft::head_chunk_size(2, int64_t{1} << 26, 0) == 1, "a vocabulary larger than a chunk");
 }
 
 }  // namespace

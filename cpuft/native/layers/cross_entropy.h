@@ -7,13 +7,19 @@
 namespace cpuft {
 
 struct HeadWorkspace {
-    Buffer<float> logits;  // [chunk, V], then their gradient in place
-    PackedRows packed_h, packed_dlogits;
+    float* logits;           // [chunk, V], then their gradient in place
+    int64_t chunk;           // tokens, as from head_chunk_size
+    PackedRows& packed;      // h, then the gradient of the logits
+    Buffer<double>& losses;  // [n]
 };
 
+// Into how many tokens n are cut, in chunks of the same size but for the last, where room for `room` logits is there
+// anyway. 0 for no tokens.
+int64_t head_chunk_size(int64_t n, int64_t V, int64_t room);
+
 // h: [n, C]; head: (V, C); targets: [n]. Returns the sum of the n losses in nats. Where dh: [n, C] is not null, it is
-// filled with the gradient of that sum with respect to h.
+// filled with the gradient of that sum with respect to h; it may be the same array as h.
 double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, const int32_t* targets, int64_t n,
-                          HeadWorkspace& workspace, float* dh);
+                          const HeadWorkspace& workspace, float* dh);
 
 }  // namespace cpuft
