@@ -2,40 +2,40 @@
 #pragma once
 
 #include <array>
-#include <cstdint>
 
 #include "buffer.h"
-#include "compute.h"
 #include "cpuft.h"
-#include "model.h"
+#include "stored_rows.h"
 
 namespace cpuft {
 
+// N tokens go on behind attention: all T, but in the last layer only those that predict a target.
 struct Activations {
-    // The large arrays, in the order of `Wide`.
-    enum Wide { kQ, kK, kV, kO, kMid, kGate, kUp, kWideCount };
-    std::array<Buffer<float>, kWideCount> wide;  // q, o: [T, H, D]; k, v: [T, K, D], q and k after rope;
-                                                 // mid: [T, C], the residual stream after attention; gate, up: [T, F]
-    Buffer<float> lse;                           // [T, H]
-    std::array<Buffer<float>, CPUFT_TARGET_COUNT> lora_u;  // [T, R] s A x of each adapted linear layer
-
-    // The wide arrays as bfloat16, one after the other: half the memory between the passes.
-    Buffer<uint16_t> narrow;
-
-    float* q() { return wide[kQ].data(); }
-    float* k() { return wide[kK].data(); }
-    float* v() { return wide[kV].data(); }
-    float* o() { return wide[kO].data(); }
-    float* mid() { return wide[kMid].data(); }
-    float* gate() { return wide[kGate].data(); }
-    float* up() { return wide[kUp].data(); }
+    StoredRows x;                                          // [T, C] the residual stream before the layer
+    StoredRows q, k, v;                                    // [T, H, D], [T, K, D] twice; q and k after rope
+    Buffer<float> lse;                                     // [T, H]
+    StoredRows o;                                          // [N, H, D]
+    StoredRows mid;                                        // [N, C] the residual stream behind attention
+    StoredRows gate, up;                                   // [N, F]
+    std::array<Buffer<float>, CPUFT_TARGET_COUNT> lora_u;  // [T or N, R] s A x of each adapted linear layer
 };
 
-// Makes room for T tokens in the wide arrays.
-void reserve_wide(const Dimensions& dims, int64_t T, Activations& activations);
+// How activations are stored: the MLP's two, three quarters of all, and the others.
+struct ActivationStorage {
+    Storage mlp, other;
+};
 
-// Copies the wide arrays of T tokens to bfloat16, or back.
-void narrow_activations(Compute& compute, const Dimensions& dims, int64_t T, Activations& activations);
-void widen_activations(Compute& compute, const Dimensions& dims, int64_t T, Activations& activations);
+// int8 rounds the MLP's product to bytes on its way into ffn_down anyway, and takes its gradient from as good a rounding.
+inline ActivationStorage activation_storage(Precision precision) {
+    switch (precision) {
+        case Precision::kF32:
+            return {Storage::kF32, Storage::kF32};
+        case Precision::kBf16:
+            return {Storage::kBf16, Storage::kBf16};
+        case Precision::kInt8:
+            return {Storage::kBytes, Storage::kBf16};
+    }
+    return {};
+}
 
 }  // namespace cpuft

@@ -74,6 +74,11 @@ const Lora* Adapter::lora(int64_t layer, cpuft_target target) const {
     return lora.rank == 0 ? nullptr : &lora;
 }
 
-void Adapter::zero_gradients() { std::fill_n(gradients(), size_, 0.0f); }
+void Adapter::zero_gradients(Compute& compute) {
+    constexpr int64_t kRun = 16384;
+    compute.pool.parallel_for((size_ + kRun - 1) / kRun, [&](int64_t run, int) {
+        std::fill_n(gradients() + run * kRun, std::min(kRun, size_ - run * kRun), 0.0f);
+    });
+}
 
 }  // namespace cpuft

@@ -9,6 +9,7 @@
 #include "layers/linear_lora.h"
 #include "model.h"
 #include "moments.h"
+#include "optimizer.h"
 
 namespace cpuft {
 
@@ -36,7 +37,9 @@ class Adapter {
     const Lora* lora(int64_t layer, cpuft_target target) const;
     bool adapts(int64_t layer, cpuft_target target) const { return lora(layer, target) != nullptr; }
 
-    void zero_gradients();
+    void zero_gradients(Compute& compute);
+    // The L2 norm of the gradients.
+    double gradient_norm(Compute& compute) { return norm(compute, gradients(), size_, norm_sums_); }
 
   private:
     void add_tensor(const std::string& name, int64_t rows, int64_t cols);
@@ -48,6 +51,7 @@ class Adapter {
     std::vector<Lora> loras_;  // [layer * CPUFT_TARGET_COUNT + target]; rank 0 where there is none
     Buffer<float> parameters_, gradients_;
     Moments moments_;
+    Buffer<double> norm_sums_;
 };
 
 }  // namespace cpuft

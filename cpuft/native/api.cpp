@@ -282,7 +282,7 @@ cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate,
         require(std::isfinite(max_grad_norm) && max_grad_norm >= 0.0f, "max_grad_norm must be a finite number >= 0");
         require(engine->n_supervised > 0, "no supervised token since the last step; there is no gradient to follow");
         const double per_token = 1.0 / static_cast<double>(engine->n_supervised);
-        const double size = norm(engine->compute, adapter.gradients(), adapter.size()) * per_token;
+        const double size = adapter.gradient_norm(engine->compute) * per_token;
         require(std::isfinite(size),
                 "the gradient is not finite; lower the learning rate or look for broken values in the base model");
         const double clip = max_grad_norm > 0.0f && size > static_cast<double>(max_grad_norm)
@@ -290,7 +290,6 @@ cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate,
                                 : 1.0;
         adamw_step(engine->compute, {learning_rate, beta1, beta2, epsilon, weight_decay}, step,
                    static_cast<float>(per_token * clip), adapter.gradients(), adapter.parameters(), adapter.moments());
-        adapter.zero_gradients();
         engine->n_supervised = 0;
         *grad_norm = size;
     });
@@ -298,7 +297,7 @@ cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate,
 
 cpuft_status cpuft_zero_gradients(cpuft_engine* engine) {
     return guarded(engine, [&] {
-        engine->trained_adapter().zero_gradients();
+        engine->trained_adapter().zero_gradients(engine->compute);
         engine->n_supervised = 0;
     });
 }

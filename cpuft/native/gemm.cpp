@@ -134,11 +134,15 @@ void scale_panel(const GemmKernel& kernel, const float* factors, int m, int64_t 
 }  // namespace
 
 void PackedRows::reserve(const GemmKernel& kernel, int64_t m, int64_t k) {
+    borrow(own_.reserve(bytes(kernel, m, k)), kernel, m, k);
+}
+
+void PackedRows::borrow(char* memory, const GemmKernel& kernel, int64_t m, int64_t k) {
+    data_ = memory;
     kernel_ = &kernel;
     m_ = m;
     k_ = k;
     panel_bytes_ = kernel.a_bytes(k);
-    data_.reserve(n_panels() * panel_bytes_);
 }
 
 void PackedRows::pack(Compute& compute, const GemmKernel& kernel, const float* source, int64_t row_stride,
@@ -189,14 +193,12 @@ void multiply_transposed(Compute& compute, std::initializer_list<Term> terms, co
         {terms.begin(), static_cast<int64_t>(terms.size()), true, bias, accumulate, c, first.a.m(), first.w.rows});
 }
 
-void multiply_transposed_by_columns(Compute& compute, const PackedRows& a, const Matrix& w, const VisitColumns& visit) {
-    compute.pool.parallel_for(ceil_div(w.rows, kBlockDepth), [&](int64_t task, int thread) {
-        Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
-        const int64_t n0 = task * kBlockDepth, n = std::min(kBlockDepth, w.rows - n0);
-        const Block block = {0, a.m(), n0, n, scratch.columns.reserve(a.m() * kColumnStride), kColumnStride};
-        run_term(compute, {a, w}, true, block, false, scratch);
-        visit(n0, n, block.c);
-    });
+Columns multiply_transposed_columns(Compute& compute, const PackedRows& a, const Matrix& w, int64_t block, int thread) {
+    Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
+    const int64_t n0 = block * kBlockDepth, n = std::min(kBlockDepth, w.rows - n0);
+    float* c = scratch.columns.reserve(a.m() * kColumnStride);
+    run_term(compute, {a, w}, true, {0, a.m(), n0, n, c, kColumnStride}, false, scratch);
+    return {n0, n, c};
 }
 
 void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumulate, float* c) {

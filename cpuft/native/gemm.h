@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <initializer_list>
 #include <vector>
 
@@ -33,6 +32,11 @@ class PackedRows {
     // The same in pieces: room for M x K, then each block of depth, by any thread: A[i, k0 + p] = source[i * row_stride + p]
     // * depth_scale[p], k0 a multiple of kBlockDepth.
     void reserve(const GemmKernel& kernel, int64_t m, int64_t k);
+    // In memory that somebody else owns: bytes(kernel, m, k), at a cache line.
+    void borrow(char* memory, const GemmKernel& kernel, int64_t m, int64_t k);
+    static int64_t bytes(const GemmKernel& kernel, int64_t m, int64_t k) {
+        return (m + kernel.mr - 1) / kernel.mr * kernel.a_bytes(k);
+    }
     void pack_block(const float* source, int64_t row_stride, int64_t k0, const float* depth_scale);
     // A[i, p] *= factors[p / kBlockDepth * M + i]
     void scale_blocks(Compute& compute, const float* factors);
@@ -41,16 +45,17 @@ class PackedRows {
     int64_t m() const { return m_; }
     int64_t k() const { return k_; }
     // Panel `i` (rows i * mr ...) from depth `k0`, a multiple of kBlockDepth.
-    const void* at(int64_t i, int64_t k0) const { return data_.data() + i * panel_bytes_ + kernel_->a_bytes(k0); }
+    const void* at(int64_t i, int64_t k0) const { return data_ + i * panel_bytes_ + kernel_->a_bytes(k0); }
 
   private:
-    void* at(int64_t i, int64_t k0) { return data_.data() + i * panel_bytes_ + kernel_->a_bytes(k0); }
+    void* at(int64_t i, int64_t k0) { return data_ + i * panel_bytes_ + kernel_->a_bytes(k0); }
     int64_t n_panels() const { return (m_ + kernel_->mr - 1) / kernel_->mr; }
     int rows_of(int64_t i) const {
         return static_cast<int>(m_ - i * kernel_->mr < kernel_->mr ? m_ - i * kernel_->mr : kernel_->mr);
     }
 
-    Buffer<char> data_;
+    Buffer<char> own_;
+    char* data_ = nullptr;
     const GemmKernel* kernel_ = nullptr;
     int64_t m_ = 0, k_ = 0, panel_bytes_ = 0;
 };
@@ -65,11 +70,13 @@ struct Term {
 void multiply_transposed(Compute& compute, std::initializer_list<Term> terms, const float* bias, bool accumulate,
                          float* c);
 
-// A W^T in blocks of columns [n0, n0 + n), n <= kBlockDepth, each given to visit(n0, n, c) by the thread that made it and
-// then forgotten. c: [M, n], rows kColumnStride floats apart, to be changed at will.
+// Block `block` of A W^T, columns [n0, n0 + n) with n0 = block * kBlockDepth, n <= kBlockDepth, in the thread's scratch memory.
+struct Columns {
+    int64_t n0, n;
+    float* c;  // [M, n], rows kColumnStride apart, to be changed at will
+};
 constexpr int64_t kColumnStride = kBlockDepth + 16;  // a power of two would map a column to few sets of the L1 cache
-using VisitColumns = std::function<void(int64_t n0, int64_t n, float* c)>;
-void multiply_transposed_by_columns(Compute& compute, const PackedRows& a, const Matrix& w, const VisitColumns& visit);
+Columns multiply_transposed_columns(Compute& compute, const PackedRows& a, const Matrix& w, int64_t block, int thread);
 
 // C (M x N) (+)= sum of A W over the terms, W is K x N. For int8, A was packed with w.row_scale as its depth_scale.
 void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumulate, float* c);

@@ -17,10 +17,10 @@ int64_t common_prefix(const int32_t* a, const int32_t* b, int64_t most) {
 
 }  // namespace
 
-// Checks the micro-batch; returns its sequences, or of those with targets what they need.
-std::vector<Layout::Span> Layout::spans(const MicroBatch& batch, int64_t V) const {
+// Checks the micro-batch; lists its sequences, or of those with targets what they need.
+void Layout::list_spans(const MicroBatch& batch, int64_t V) {
+    spans_.clear();
     if (batch.n_sequences < 1) refuse("a micro-batch needs at least one sequence");
-    std::vector<Span> result;
     int64_t first = 0;
     for (int64_t s = 0; s < batch.n_sequences; ++s) {
         const int64_t length = batch.lengths[s];
@@ -43,14 +43,14 @@ std::vector<Layout::Span> Layout::spans(const MicroBatch& batch, int64_t V) cons
                 span.length = position;
             }
         }
-        if (span.length > 0) result.push_back(span);
+        if (span.length > 0) spans_.push_back(span);
         first += length;
     }
-    return result;
 }
 
 void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
-    const std::vector<Span> needed = spans(batch, V);
+    list_spans(batch, V);
+    const std::vector<Span>& needed = spans_;
     sequences.start.assign(1, 0);
     sequences.prefix.clear();
     source.clear();
@@ -60,14 +60,15 @@ void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
     targets.clear();
     predicting_dropout_rows.clear();
     longest_ = 0;
-    std::vector<bool> placed(needed.size());
+    placed_.assign(needed.size(), false);
     for (size_t i = 0; i < needed.size(); ++i) {
-        if (placed[i]) continue;
+        if (placed_[i]) continue;
         // The sequences that share the beginning of this one, and how much of it. What predicts a target stays outside.
-        std::vector<size_t> group = {i};
+        std::vector<size_t>& group = group_;
+        group.assign(1, i);
         int64_t shared = share_prefixes ? needed[i].first_supervised - 1 : 0;
         for (size_t j = i + 1; shared > 0 && j < needed.size(); ++j) {
-            if (placed[j]) continue;
+            if (placed_[j]) continue;
             const int64_t most = std::min(shared, needed[j].first_supervised - 1);
             const int64_t common = common_prefix(batch.tokens + needed[i].first, batch.tokens + needed[j].first, most);
             const int64_t whole = common / kAttentionBlock * kAttentionBlock;
@@ -85,7 +86,7 @@ void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
             shared = 0;
         }
         for (const size_t member : group) {
-            placed[member] = true;
+            placed_[member] = true;
             add_segment(batch, needed[member], shared, needed[member].length, prefix);
         }
     }

@@ -49,10 +49,14 @@ class Layout {
         int64_t first_supervised;  // place in the sequence of its first supervised token, where there are targets
         uint64_t dropout_key;
     };
-    std::vector<Span> spans(const MicroBatch& batch, int64_t V) const;
+    void list_spans(const MicroBatch& batch, int64_t V);
     void add_segment(const MicroBatch& batch, const Span& span, int64_t begin, int64_t end, int64_t prefix);
 
     int64_t longest_ = 0;
+    // Of `set`, kept so that a pass no larger than those before allocates nothing.
+    std::vector<Span> spans_;
+    std::vector<bool> placed_;
+    std::vector<size_t> group_;
 };
 
 }  // namespace cpuft

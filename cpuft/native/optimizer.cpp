@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+#include <numeric>
 
 namespace cpuft {
 
@@ -14,20 +14,18 @@ int64_t n_runs(int64_t n) { return (n + kRun - 1) / kRun; }
 
 }  // namespace
 
-double norm(Compute& compute, const float* x, int64_t n) {
-    std::vector<double> sums(static_cast<size_t>(n_runs(n)));
+double norm(Compute& compute, const float* x, int64_t n, Buffer<double>& workspace) {
+    double* sums = workspace.reserve(n_runs(n));
     compute.pool.parallel_for(n_runs(n), [&](int64_t run, int) {
         double sum = 0.0;
         for (int64_t i = run * kRun; i < std::min(n, (run + 1) * kRun); ++i)
             sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-        sums[static_cast<size_t>(run)] = sum;
+        sums[run] = sum;
     });
-    double total = 0.0;
-    for (const double sum : sums) total += sum;
-    return std::sqrt(total);
+    return std::sqrt(std::accumulate(sums, sums + n_runs(n), 0.0));
 }
 
-void adamw_step(Compute& compute, const AdamW& settings, int64_t step, float factor, const float* gradients,
+void adamw_step(Compute& compute, const AdamW& settings, int64_t step, float factor, float* gradients,
                 float* parameters, Moments& moments) {
     const auto correction = [step](float beta) {
         return static_cast<float>(1.0 - std::pow(static_cast<double>(beta), static_cast<double>(step)));
@@ -44,6 +42,7 @@ void adamw_step(Compute& compute, const AdamW& settings, int64_t step, float fac
             second_moments[i] = v;
             float& p = parameters[offset + i];
             p = decay * p - step_size * m / (std::sqrt(v) / second_correction + settings.epsilon);
+            gradients[offset + i] = 0.0f;
         }
     };
     compute.pool.parallel_for(moments.n_runs(), [&](int64_t run, int) { moments.update(run, change); });

@@ -43,14 +43,14 @@ ThreadPool::~ThreadPool() {
     for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::parallel_for(int64_t n_tasks, const std::function<void(int64_t, int)>& task) {
+void ThreadPool::run(int64_t n_tasks, TaskReference task) {
     if (workers_.empty() || n_tasks <= 1 || n_tasks > INT32_MAX) {
-        for (int64_t index = 0; index < n_tasks; ++index) task(index, 0);
+        for (int64_t index = 0; index < n_tasks; ++index) task.call(task.task, index, 0);
         return;
     }
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        round_ = {round_.number + 1, static_cast<uint32_t>(n_tasks), &task};
+        round_ = {round_.number + 1, static_cast<uint32_t>(n_tasks), task};
         n_done_ = 0;
         next_ = static_cast<uint64_t>(round_.number) << 32;
     }
@@ -72,7 +72,7 @@ void ThreadPool::run_tasks(const Round& round, int thread) {
     while (ticket >> 32 == round.number && static_cast<uint32_t>(ticket) < round.n_tasks) {
         if (!next_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
         try {
-            (*round.task)(static_cast<uint32_t>(ticket), thread);
+            round.task.call(round.task.task, static_cast<uint32_t>(ticket), thread);
         } catch (...) {
             std::lock_guard<std::mutex> lock(mutex_);
             failure_ = std::current_exception();

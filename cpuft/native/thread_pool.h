@@ -9,7 +9,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -28,16 +27,27 @@ class ThreadPool {
 
     // Calls task(index, thread) for every index in [0, n_tasks), thread in [0, size()), and returns when all are done.
     // Where tasks throw (out of memory), the others still run, and one of the exceptions is thrown here.
-    void parallel_for(int64_t n_tasks, const std::function<void(int64_t index, int thread)>& task);
+    template <class Task>
+    void parallel_for(int64_t n_tasks, const Task& task) {
+        run(n_tasks,
+            {&task, [](const void* t, int64_t index, int thread) { (*static_cast<const Task*>(t))(index, thread); }});
+    }
 
   private:
+    // A task of any type, without the copy on the heap that std::function would make of it.
+    struct TaskReference {
+        const void* task = nullptr;
+        void (*call)(const void* task, int64_t index, int thread) = nullptr;
+    };
+
     // One parallel_for. A worker copies it under the mutex and works on its copy.
     struct Round {
         uint32_t number = 0;
         uint32_t n_tasks = 0;
-        const std::function<void(int64_t, int)>* task = nullptr;
+        TaskReference task;
     };
 
+    void run(int64_t n_tasks, TaskReference task);
     void work(int thread);
     void run_tasks(const Round& round, int thread);
 

@@ -17,7 +17,7 @@ void copy_rows(Compute& compute, const float* source, int64_t n_rows, int64_t n,
     compute.for_rows(n_rows, [&](int64_t t, int) { std::copy_n(source + t * n, n, target + t * n); });
 }
 
-// Row rows[i] of x moves to row i (rows ascend), or back; the rows between are then zero.
+// Row rows[i] of x moves to row i (rows ascend), or back; the rows between are then zero. Once a pass, in the last layer.
 void gather_rows(const std::vector<int64_t>& rows, int64_t n, float* x) {
     for (size_t i = 0; i < rows.size(); ++i) std::copy_n(x + rows[i] * n, n, x + static_cast<int64_t>(i) * n);
 }
@@ -38,27 +38,16 @@ void scatter_rows(const std::vector<int64_t>& rows, int64_t T, int64_t n, float*
 Loss Transformer::forward_backward(const MicroBatch& batch, const Adapter& adapter) {
     begin(batch, &adapter, Purpose::kTrain);
     if (layout_.targets.empty()) return {};
-    forward_layers(batch);
-    float* dx = dx_.reserve(T_ * model_.dims.C);
-    const Loss loss = head(dx);
+    const int64_t C = model_.dims.C;
+    float* x = forward_layers(batch);
+    float* dx = dx_.reserve(T_ * C);
+    const Loss loss = head(x, dx);
     for (int64_t layer = model_.dims.n_layer - 1; layer >= adapter.first_layer(); --layer) {
-        const float* x = residual(layer).data();
-        Activations& a = activations(layer);
-        if (policy_ == CPUFT_ACTIVATIONS_RECOMPUTE) {
-            forward_layer(layer, x, a, nullptr);
-            if (keeps_narrow()) {  // round what the other policy rounds: gradients must not depend on the policy
-                narrow_activations(compute_, model_.dims, T_, a);
-                widen_activations(compute_, model_.dims, T_, a);
-            }
-            backward_layer(layer, x, a, dx);
-        } else if (keeps_narrow()) {
-            exchange_wide(a);
-            widen_activations(compute_, model_.dims, T_, a);
-            backward_layer(layer, x, a, dx);
-            exchange_wide(a);
-        } else {
-            backward_layer(layer, x, a, dx);
+        if (!kept(layer)) {
+            copy_rows(compute_, checkpoints_[static_cast<size_t>(layer)].data(), T_, C, x);
+            forward_layer(layer, Wanted::kActivations, activations(layer), x);
         }
+        backward_layer(layer, activations(layer), dx);
     }
     return loss;
 }
@@ -66,25 +55,20 @@ Loss Transformer::forward_backward(const MicroBatch& batch, const Adapter& adapt
 Loss Transformer::forward(const MicroBatch& batch, const Adapter* adapter) {
     begin(batch, adapter, Purpose::kLoss);
     if (layout_.targets.empty()) return {};
-    forward_layers(batch);
-    return head(nullptr);
+    return head(forward_layers(batch), nullptr);
 }
 
 void Transformer::logits(const MicroBatch& batch, const Adapter* adapter, float* logits) {
     begin(batch, adapter, Purpose::kValues);
-    forward_layers(batch);
-    const int64_t C = model_.dims.C;
-    float* h = h_.reserve(T_ * C);
-    rmsnorm_forward(compute_, residual(model_.dims.n_layer).data(), model_.output_norm.data(), model_.norm_epsilon, T_,
-                    C, h);
-    head_.h.pack_rows(compute_, compute_.weight_gemm, h, T_, C);
-    multiply_transposed(compute_, {{head_.h, model_.head}}, nullptr, false, logits);
+    const float* x = forward_layers(batch);
+    rmsnorm_forward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, T_, model_.dims.C, work_.h);
+    input_.set(compute_, work_.h, T_, model_.dims.C);
+    multiply_transposed(compute_, {{input_.packed, model_.head}}, nullptr, false, logits);
 }
 
 void Transformer::forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen) {
     begin(batch, &adapter, Purpose::kValues);
-    forward_layers(batch, adapter.first_layer());
-    std::copy_n(residual(adapter.first_layer()).data(), T_ * model_.dims.C, frozen);
+    copy_rows(compute_, forward_layers(batch, adapter.first_layer()), T_, model_.dims.C, frozen);
 }
 
 void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, Purpose purpose) {
@@ -97,8 +81,12 @@ void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, Purpose
     layout_.set(batch, model_.dims.V, /*share_prefixes=*/purpose != Purpose::kValues && !dropout);
     T_ = layout_.T();
     rope_.grow(layout_.longest());
-    residuals_.resize(static_cast<size_t>(model_.dims.n_layer) + 3);
-    activations_.resize(static_cast<size_t>(model_.dims.n_layer) + 1);
+    const auto n_layer = static_cast<size_t>(model_.dims.n_layer);
+    activations_.resize(n_layer + 1);
+    checkpoints_.resize(n_layer);
+    const auto n_targets = static_cast<int64_t>(layout_.targets.size());
+    work_.reserve(model_.dims, T_, n_targets, head_bytes(compute_.weight_gemm, model_.dims.V, n_targets));
+    head_.probabilities_memory = work_.head_room;
 }
 
 void Transformer::embed(const int32_t* tokens, float* x) {
@@ -109,55 +97,49 @@ void Transformer::embed(const int32_t* tokens, float* x) {
     });
 }
 
-void Transformer::forward_layers(const MicroBatch& batch, int64_t end) {
-    const int64_t values = T_ * model_.dims.C;
+float* Transformer::forward_layers(const MicroBatch& batch, int64_t end) {
+    const int64_t C = model_.dims.C;
     const int64_t first = batch.frozen != nullptr ? adapter_->first_layer() : 0;
-    float* start = residual(first).reserve(values);
+    float* x = x_.reserve(T_ * C);
     if (batch.frozen != nullptr) {
-        const int64_t C = model_.dims.C;
         compute_.for_rows(T_, [&](int64_t t, int) {
-            std::copy_n(batch.frozen + layout_.source[static_cast<size_t>(t)] * C, C, start + t * C);
+            std::copy_n(batch.frozen + layout_.source[static_cast<size_t>(t)] * C, C, x + t * C);
         });
     } else {
-        embed(batch.tokens, start);
+        embed(batch.tokens, x);
     }
     for (int64_t layer = first; layer < end; ++layer) {
-        const float* x = residual(layer).data();
-        float* x_out = residual(layer + 1).reserve(values);
-        Activations& a = activations(layer);
-        const bool narrow = kept(layer) && policy_ == CPUFT_ACTIVATIONS_KEEP && keeps_narrow();
-        if (narrow) exchange_wide(a);
-        forward_layer(layer, x, a, x_out);
-        if (!narrow) continue;
-        narrow_activations(compute_, model_.dims, T_, a);
-        exchange_wide(a);
+        if (trained(layer) && !kept(layer))
+            copy_rows(compute_, x, T_, C, checkpoints_[static_cast<size_t>(layer)].reserve(T_ * C));
+        forward_layer(layer, kept(layer) ? Wanted::kBoth : Wanted::kOutput, activations(layer), x);
     }
+    return x;
 }
 
 // Final norm, head and loss on the positions that predict a supervised token.
-Loss Transformer::head(float* dx) {
+Loss Transformer::head(const float* x, float* dx) {
     const int64_t C = model_.dims.C, n = static_cast<int64_t>(layout_.targets.size());
-    const float* x = residual(model_.dims.n_layer).data();
-    float* h = head_h_.reserve(n * C);
+    float* h = work_.head_h;
     rmsnorm_forward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, n, C, h);
-    float* dh = dx == nullptr ? nullptr : head_dh_.reserve(n * C);
+    float* dh = dx == nullptr ? nullptr : h;
     const Loss loss = {head_cross_entropy(compute_, model_.head, h, layout_.targets.data(), n, head_, dh), n};
     if (dx == nullptr) return loss;
-    std::fill_n(dx, n * C, 0.0f);
+    compute_.for_rows(n, [&](int64_t t, int) { std::fill_n(dx + t * C, C, 0.0f); });
     rmsnorm_backward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, dh, n, C, dx);
     return loss;
 }
 
 // ---- One layer --------------------------------------------------------------------------------------------------------
 
-void Transformer::forward_layer(int64_t layer, const float* x, Activations& a, float* x_out) {
+void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, float* x) {
     const Dimensions& d = model_.dims;
     const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
     const int64_t n = rows_behind_attention(layer);
-    float* h = h_.reserve(T_ * d.C);
-    reserve_wide(d, T_, a);
-    float *q = a.q(), *k = a.k(), *v = a.v(), *o = a.o(), *mid = a.mid(), *gate = a.gate(), *up = a.up();
+    const bool keeps = wanted != Wanted::kOutput;
+    const ActivationStorage storage = activation_storage(compute_.precision);
+    float *h = work_.h, *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *gate = work_.mlp_1, *up = work_.mlp_2;
 
+    if (keeps) a.x.store(compute_, storage.other, x, T_, d.C);
     rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
     input_.set(compute_, h, T_, d.C);
     linear_forward(layer, CPUFT_TARGET_ATTN_Q, input_, a, false, q);
@@ -165,39 +147,50 @@ void Transformer::forward_layer(int64_t layer, const float* x, Activations& a, f
     linear_forward(layer, CPUFT_TARGET_ATTN_V, input_, a, false, v);
     rope_forward(compute_, rope_, layout_.positions.data(), T_, d.H, d.D, q);
     rope_forward(compute_, rope_, layout_.positions.data(), T_, d.K, d.D, k);
-    attention_forward(compute_, attention_shape(), layout_.sequences, q, k, v, o, a.lse.reserve(T_ * d.H));
-    copy_rows(compute_, x, T_, d.C, mid);
+    if (keeps) {
+        a.q.store(compute_, storage.other, q, T_, d.H * d.D);
+        a.k.store(compute_, storage.other, k, T_, d.K * d.D);
+        a.v.store(compute_, storage.other, v, T_, d.K * d.D);
+    }
+    attention_forward(compute_, attention_shape(), layout_.sequences, q, k, v, attention_, o, a.lse.reserve(T_ * d.H));
     if (drops_rows(layer)) {
-        gather_rows(layout_.predicting, d.C, mid);
+        gather_rows(layout_.predicting, d.C, x);
         gather_rows(layout_.predicting, d.H * d.D, o);
     }
+    if (keeps) a.o.store(compute_, storage.other, o, n, d.H * d.D);
     input_.set(compute_, o, n, d.H * d.D);
-    linear_forward(layer, CPUFT_TARGET_ATTN_OUTPUT, input_, a, true, mid);
+    linear_forward(layer, CPUFT_TARGET_ATTN_OUTPUT, input_, a, true, x);
 
-    rmsnorm_forward(compute_, mid, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
+    if (keeps) a.mid.store(compute_, storage.other, x, n, d.C);
+    rmsnorm_forward(compute_, x, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
     input_.set(compute_, h, n, d.C);
     linear_forward(layer, CPUFT_TARGET_FFN_GATE, input_, a, false, gate);
     linear_forward(layer, CPUFT_TARGET_FFN_UP, input_, a, false, up);
-    if (x_out == nullptr && lora(layer, CPUFT_TARGET_FFN_DOWN) == nullptr) return;
-    float* m = m_.reserve(T_ * d.F);
+    if (keeps) {
+        a.gate.store(compute_, storage.mlp, gate, n, d.F);
+        a.up.store(compute_, storage.mlp, up, n, d.F);
+    }
+    const bool wants_output = wanted != Wanted::kActivations;
+    if (!wants_output && lora(layer, CPUFT_TARGET_FFN_DOWN) == nullptr) return;
+    float* m = gate;
     gated_mlp_forward(compute_, gate, up, n, d.F, m);
     input_.set(compute_, m, n, d.F);
-    if (x_out != nullptr) copy_rows(compute_, mid, n, d.C, x_out);
-    linear_forward(layer, CPUFT_TARGET_FFN_DOWN, input_, a, true, x_out);
+    linear_forward(layer, CPUFT_TARGET_FFN_DOWN, input_, a, true, wants_output ? x : nullptr);
 }
 
-void Transformer::backward_layer(int64_t layer, const float* x, Activations& a, float* dx) {
+void Transformer::backward_layer(int64_t layer, Activations& a, float* dx) {
     const Dimensions& d = model_.dims;
     const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
-    float *m = m_.reserve(T_ * d.F), *dm = dm_.reserve(T_ * d.F);
-    float *h = h_.reserve(T_ * d.C), *dh = dh_.reserve(T_ * d.C);
-
     const int64_t n = rows_behind_attention(layer);
-    gated_mlp_forward(compute_, a.gate(), a.up(), n, d.F, m);
+    float *h = work_.h, *dh = work_.dh, *m = work_.mlp_1, *dm = work_.mlp_2;
+
+    gated_mlp_forward(compute_, a.gate, a.up, m);
     linear_backward(layer, CPUFT_TARGET_FFN_DOWN, m, n, a, dx, false, dm);
     float *dgate = dm, *dup = m;  // m was read for the last time
-    gated_mlp_backward(compute_, a.gate(), a.up(), dm, n, d.F, dgate, dup);
-    rmsnorm_forward(compute_, a.mid(), weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
+    gated_mlp_backward(compute_, a.gate, a.up, dm, dgate, dup);
+    float* mid = x_.data();
+    a.mid.load(compute_, mid);
+    rmsnorm_forward(compute_, mid, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
     // Nothing below the lowest adapted linear layer needs a gradient.
     const bool attention_matters =
         layer > adapter_->first_layer() ||
@@ -205,31 +198,36 @@ void Transformer::backward_layer(int64_t layer, const float* x, Activations& a, 
     linear_backward(layer, CPUFT_TARGET_FFN_GATE, h, n, a, dgate, false, attention_matters ? dh : nullptr);
     linear_backward(layer, CPUFT_TARGET_FFN_UP, h, n, a, dup, true, attention_matters ? dh : nullptr);
     if (!attention_matters) return;
-    rmsnorm_backward(compute_, a.mid(), weights.ffn_norm.data(), model_.norm_epsilon, dh, n, d.C, dx);
-    backward_attention(layer, x, a, dx);
+    rmsnorm_backward(compute_, mid, weights.ffn_norm.data(), model_.norm_epsilon, dh, n, d.C, dx);
+    backward_attention(layer, a, dx);
 }
 
-void Transformer::backward_attention(int64_t layer, const float* x, Activations& a, float* dx) {
+void Transformer::backward_attention(int64_t layer, Activations& a, float* dx) {
     const Dimensions& d = model_.dims;
     const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
     const bool input_matters = layer > adapter_->first_layer();
     const bool qkv_matter =
         input_matters || any_lora(layer, {CPUFT_TARGET_ATTN_Q, CPUFT_TARGET_ATTN_K, CPUFT_TARGET_ATTN_V});
-    float* d_o = d_o_.reserve(T_ * d.H * d.D);
-    linear_backward(layer, CPUFT_TARGET_ATTN_OUTPUT, a.o(), rows_behind_attention(layer), a, dx, false,
+    float *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *d_o = work_.d_o;
+    a.o.load(compute_, o);
+    linear_backward(layer, CPUFT_TARGET_ATTN_OUTPUT, o, rows_behind_attention(layer), a, dx, false,
                     qkv_matter ? d_o : nullptr);
     if (!qkv_matter) return;
     if (drops_rows(layer)) {
-        for (float* heads : {a.o(), d_o}) scatter_rows(layout_.predicting, T_, d.H * d.D, heads);
+        for (float* heads : {o, d_o}) scatter_rows(layout_.predicting, T_, d.H * d.D, heads);
         scatter_rows(layout_.predicting, T_, d.C, dx);
     }
 
-    float *dq = dq_.reserve(T_ * d.H * d.D), *dk = dk_.reserve(T_ * d.K * d.D), *dv = dv_.reserve(T_ * d.K * d.D);
-    attention_backward(compute_, attention_shape(), layout_.sequences, a.q(), a.k(), a.v(), a.o(), a.lse.data(), d_o,
-                       delta_.reserve(T_ * d.H), dq, dk, dv);
+    a.q.load(compute_, q);
+    a.k.load(compute_, k);
+    a.v.load(compute_, v);
+    float *dq = work_.dq, *dk = work_.dk, *dv = work_.dv;
+    attention_backward(compute_, attention_shape(), layout_.sequences, q, k, v, o, a.lse.data(), d_o, attention_, dq,
+                       dk, dv);
     rope_backward(compute_, rope_, layout_.positions.data(), T_, d.H, d.D, dq);
     rope_backward(compute_, rope_, layout_.positions.data(), T_, d.K, d.D, dk);
-    float *h = h_.data(), *dh = input_matters ? dh_.data() : nullptr;
+    float *x = x_.data(), *h = work_.h, *dh = input_matters ? work_.dh : nullptr;
+    a.x.load(compute_, x);
     rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
     linear_backward(layer, CPUFT_TARGET_ATTN_Q, h, T_, a, dq, false, dh);
     linear_backward(layer, CPUFT_TARGET_ATTN_K, h, T_, a, dk, true, dh);
@@ -269,18 +267,6 @@ int64_t Transformer::rows_behind_attention(int64_t layer) const {
     const bool last = layer == model_.dims.n_layer - 1;
     return last && !layout_.targets.empty() ? static_cast<int64_t>(layout_.targets.size()) : T_;
 }
-
-Buffer<float>& Transformer::residual(int64_t layer) {
-    const int64_t shared = model_.dims.n_layer + 1 + layer % 2;  // a layer reads one slot and writes the other
-    return residuals_[static_cast<size_t>(kept(layer) ? layer : shared)];
-}
-
-Activations& Transformer::activations(int64_t layer) {
-    const bool own = kept(layer) && policy_ == CPUFT_ACTIVATIONS_KEEP;
-    return activations_[static_cast<size_t>(own ? layer : model_.dims.n_layer)];
-}
-
-void Transformer::exchange_wide(Activations& a) { std::swap(a.wide, activations_.back().wide); }
 
 AttentionShape Transformer::attention_shape() const {
     return {model_.dims.H, model_.dims.K, model_.dims.D, 1.0f / std::sqrt(static_cast<float>(model_.dims.D))};

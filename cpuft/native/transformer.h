@@ -10,11 +10,13 @@
 #include "buffer.h"
 #include "compute.h"
 #include "cpuft.h"
+#include "layers/attention.h"
 #include "layers/cross_entropy.h"
 #include "layers/linear_lora.h"
 #include "layers/rope.h"
 #include "layout.h"
 #include "model.h"
+#include "workspace.h"
 
 namespace cpuft {
 
@@ -37,19 +39,21 @@ class Transformer {
     void forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen);
 
   private:
-    enum class Purpose { kTrain, kLoss, kValues };  // kValues: of every token, in the micro-batch's order
+    enum class Purpose { kTrain, kLoss, kValues };       // kValues: of every token, in the micro-batch's order
+    enum class Wanted { kOutput, kActivations, kBoth };  // of a layer's forward pass
     void begin(const MicroBatch& batch, const Adapter* adapter, Purpose purpose);
     void embed(const int32_t* tokens, float* x);
-    void forward_layers(const MicroBatch& batch) { forward_layers(batch, model_.dims.n_layer); }
-    // Leaves the residual stream before layer `end` in residual(end).
-    void forward_layers(const MicroBatch& batch, int64_t end);
-    // x: [T, C] in; x_out: [rows behind attention, C] out, or null where only the activations are wanted.
-    void forward_layer(int64_t layer, const float* x, Activations& activations, float* x_out);
+    // Return the residual stream behind the last layer, [rows behind attention, C], and before layer `end`, [T, C].
+    float* forward_layers(const MicroBatch& batch) { return forward_layers(batch, model_.dims.n_layer); }
+    float* forward_layers(const MicroBatch& batch, int64_t end);
+    // x: the residual stream, [T, C] in: before the layer; out: [rows behind attention, C] behind it, or behind its
+    // attention where only the activations are wanted.
+    void forward_layer(int64_t layer, Wanted wanted, Activations& activations, float* x);
     // dx: [rows behind attention, C] in: gradient of the layer's output, [T, C] out: of its input.
-    void backward_layer(int64_t layer, const float* x, Activations& activations, float* dx);
-    void backward_attention(int64_t layer, const float* x, Activations& activations, float* dx);
-    // dx: [n_predicting, C] out, or null.
-    Loss head(float* dx);
+    void backward_layer(int64_t layer, Activations& activations, float* dx);
+    void backward_attention(int64_t layer, Activations& activations, float* dx);
+    // x: the residual stream behind the last layer, [n_predicting, C]; dx: [n_predicting, C] out, or null.
+    Loss head(const float* x, float* dx);
     // Behind the last layer's attention only the tokens that predict a target go on: this many rows, in layout's order.
     int64_t rows_behind_attention(int64_t layer) const;
     bool drops_rows(int64_t layer) const { return rows_behind_attention(layer) < T_; }
@@ -63,14 +67,13 @@ class Transformer {
     }
     bool any_lora(int64_t layer, std::initializer_list<cpuft_target> targets) const;
     Dropout dropout(int64_t layer, cpuft_target target) const;
-    bool kept(int64_t layer) const { return training_ && layer >= adapter_->first_layer(); }
-    // Whether activations are kept as bfloat16.
-    bool keeps_narrow() const { return compute_.precision != Precision::kF32; }
-    // The residual stream before a layer, and a layer's activations: kept for the backward pass, or a shared slot.
-    Buffer<float>& residual(int64_t layer);
-    Activations& activations(int64_t layer);
-    // Lends the shared slot's wide arrays to a layer whose activations are kept narrow, or takes them back.
-    void exchange_wide(Activations& activations);
+    // Whether a backward pass goes through the layer, and whether that takes what the forward pass has kept.
+    bool trained(int64_t layer) const { return training_ && layer >= adapter_->first_layer(); }
+    bool kept(int64_t layer) const { return trained(layer) && policy_ == CPUFT_ACTIVATIONS_KEEP; }
+    // The layer's own activations, or the slot that layers share which keep none.
+    Activations& activations(int64_t layer) {
+        return activations_[static_cast<size_t>(kept(layer) ? layer : model_.dims.n_layer)];
+    }
     AttentionShape attention_shape() const;
 
     const Model& model_;
@@ -84,18 +87,15 @@ class Transformer {
     int64_t T_ = 0;
     Layout layout_;
 
-    // Activations by layer, and workspaces that all layers share. They grow to the largest pass and stay.
-    std::vector<Buffer<float>> residuals_;  // [L + 1] and two shared slots
-    std::vector<Activations> activations_;  // [L] and one shared slot
+    // What layers keep, and workspaces that they share. All grow to the largest pass and stay.
+    std::vector<Activations> activations_;    // [L] and one shared slot
+    std::vector<Buffer<float>> checkpoints_;  // [L] of [T, C]: the residual stream before a layer that is recomputed
+    Buffer<float> x_, dx_;                    // [T, C] the residual stream and its gradient
+    Workspace work_;
+    AttentionWorkspace attention_;
     LinearInput input_;
     LinearWorkspace linear_;
     HeadWorkspace head_;
-    Buffer<float> h_, dh_, dx_;       // [T, C]
-    Buffer<float> m_, dm_;            // [T, F]
-    Buffer<float> d_o_, dq_;          // [T, H, D]
-    Buffer<float> dk_, dv_;           // [T, K, D]
-    Buffer<float> delta_;             // [T, H]
-    Buffer<float> head_h_, head_dh_;  // [n_predicting, C]
 };
 
 }  // namespace cpuft

@@ -73,19 +73,20 @@ struct Pass {
         d_o = random.floats(of_q);
         o.assign(q.size(), NAN);  // every output must be written
         lse.assign(static_cast<size_t>(T * shape.H), NAN);
-        delta = lse;
         dq = o;
         dk.assign(k.size(), NAN);
         dv = dk;
     }
     void run(Compute& compute) {
-        cpuft::attention_forward(compute, shape, sequences, q.data(), k.data(), v.data(), o.data(), lse.data());
+        cpuft::attention_forward(compute, shape, sequences, q.data(), k.data(), v.data(), workspace, o.data(),
+                                 lse.data());
         cpuft::attention_backward(compute, shape, sequences, q.data(), k.data(), v.data(), o.data(), lse.data(),
-                                  d_o.data(), delta.data(), dq.data(), dk.data(), dv.data());
+                                  d_o.data(), workspace, dq.data(), dk.data(), dv.data());
     }
     AttentionShape shape;
     Sequences sequences;
-    std::vector<float> q, k, v, d_o, o, lse, delta, dq, dk, dv;
+    cpuft::AttentionWorkspace workspace;
+    std::vector<float> q, k, v, d_o, o, lse, dq, dk, dv;
 };
 
 const Case kSmall[] = {

@@ -128,7 +128,13 @@ TEST(gated_mlp) {
         std::vector<float> got(gate_in.size(), NAN), dgate = dm, dup(gate_in.size(), NAN);
         cpuft::gated_mlp_forward(compute, gate_in.data(), up_in.data(), T, F, got.data());
         CHECK(test::distance(got.data(), m) < kClose, "%s", name);
-        cpuft::gated_mlp_backward(compute, gate_in.data(), up_in.data(), dgate.data(), T, F, dgate.data(), dup.data());
+        cpuft::StoredRows stored_gate, stored_up;
+        stored_gate.store(compute, cpuft::Storage::kF32, gate_in.data(), T, F);
+        stored_up.store(compute, cpuft::Storage::kF32, up_in.data(), T, F);
+        std::vector<float> again(gate_in.size(), NAN);
+        cpuft::gated_mlp_forward(compute, stored_gate, stored_up, again.data());
+        CHECK(again == got, "%s: another result from what was kept", name);
+        cpuft::gated_mlp_backward(compute, stored_gate, stored_up, dgate.data(), dgate.data(), dup.data());
         CHECK(test::distance(dgate.data(), test::differentiate(gate, loss)) < kClose, "%s dgate", name);
         CHECK(test::distance(dup.data(), test::differentiate(up, loss)) < kClose, "%s dup", name);
     });
@@ -353,8 +359,10 @@ void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t 
     cpuft::Matrix matrix = cpuft::float_matrix(head.data(), V, C);
     const std::vector<float> scales = cpuft::row_scales(compute, matrix);
     if (compute.precision == cpuft::Precision::kInt8) matrix.row_scale = scales.data();
-    std::vector<float> dh(h_in.size(), NAN);
-    const double got = cpuft::head_cross_entropy(compute, matrix, h_in.data(), targets.data(), n, workspace, dh.data());
+    cpuft::Buffer<char> memory;
+    workspace.probabilities_memory = memory.reserve(cpuft::head_bytes(compute.weight_gemm, V, n));
+    std::vector<float> dh = h_in;  // in place
+    const double got = cpuft::head_cross_entropy(compute, matrix, dh.data(), targets.data(), n, workspace, dh.data());
     const double alone = cpuft::head_cross_entropy(compute, matrix, h_in.data(), targets.data(), n, workspace, nullptr);
     CHECK(std::fabs(got - loss) < tolerance.loss * loss, "%s V = %lld: %.9g, expected %.9g", name, (long long)V, got,
           loss);

@@ -165,7 +165,7 @@ TEST(attention_over_a_shared_prefix) {
         Compute compute(2, *table, cpuft::Precision::kF32);
         Random random(34);
         struct Arrays {
-            std::vector<float> q, k, v, d_o, o, lse, delta, dq, dk, dv;
+            std::vector<float> q, k, v, d_o, o, lse, dq, dk, dv;
         } one, many;
         one.q = random.floats(shared.T() * H * D);
         one.k = random.floats(shared.T() * K * D);
@@ -185,14 +185,13 @@ TEST(attention_over_a_shared_prefix) {
             x.o.assign(x.q.size(), NAN);
             x.dq = x.o;
             x.lse.assign(static_cast<size_t>(sequences.T() * H), NAN);
-            x.delta = x.lse;
+            cpuft::AttentionWorkspace workspace;
             x.dk.assign(x.k.size(), NAN);
             x.dv = x.dk;
-            cpuft::attention_forward(compute, shape, sequences, x.q.data(), x.k.data(), x.v.data(), x.o.data(),
-                                     x.lse.data());
+            cpuft::attention_forward(compute, shape, sequences, x.q.data(), x.k.data(), x.v.data(), workspace,
+                                     x.o.data(), x.lse.data());
             cpuft::attention_backward(compute, shape, sequences, x.q.data(), x.k.data(), x.v.data(), x.o.data(),
-                                      x.lse.data(), x.d_o.data(), x.delta.data(), x.dq.data(), x.dk.data(),
-                                      x.dv.data());
+                                      x.lse.data(), x.d_o.data(), workspace, x.dq.data(), x.dk.data(), x.dv.data());
         }
         Doubles dk(static_cast<size_t>(prefix * K * D)), dv = dk;
         for (size_t s = 0; s < own.size(); ++s) {

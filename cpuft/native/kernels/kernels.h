@@ -11,6 +11,9 @@ namespace cpuft {
 // fit an int32 sum.
 constexpr int64_t kBlockDepth = 256;
 
+// Values of a row that share a scale where rows are kept as bytes. Few, so that one large value coarsens few others.
+constexpr int64_t kByteBlock = 64;
+
 // A row of weights straight to the bytes of an int8 product. n is a multiple of the format's block size.
 struct Int8Reader {
     // The largest magnitude of values with these scales and the outermost codes that ggml's quantizers write, whether or not
@@ -105,6 +108,9 @@ struct RowKernels {
     // To bfloat16, rounded to nearest, ties to even (NaN stays NaN), and back.
     void (*narrow)(const float* x, uint16_t* out, int64_t n);
     void (*widen)(const uint16_t* x, float* out, int64_t n);
+    // To bytes and back: x[i] ~ scales[i / kByteBlock] * out[i], rounded to nearest.
+    void (*to_bytes)(const float* x, int8_t* out, float* scales, int64_t n);
+    void (*from_bytes)(const int8_t* x, const float* scales, float* out, int64_t n);
     // out[i] = x[i] * factor where the mask of (key, i) keeps the value, else 0. threshold: keep when a 32-bit hash is >= it.
     void (*dropout)(const float* x, uint64_t key, uint32_t threshold, float factor, float* out, int64_t n);
 };

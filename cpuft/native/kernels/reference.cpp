@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "bf16.h"
+#include "byte_rows.h"
 #include "dropout_hash.h"
 #include "kernels.h"
 #include "reference_int8.h"
@@ -124,7 +125,7 @@ const KernelTable kReferenceKernels = {
     nullptr,
     &kReferenceInt8,
     {dot, maximum, largest_magnitude, exp_sum, axpy, scale, multiply, silu_multiply, silu_multiply_backward, narrow,
-     widen, dropout},
+     widen, to_bytes, from_bytes, dropout},
     [](int) -> WeightReader { return nullptr; },
 };
 

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "bf16.h"
+#include "byte_rows.h"
 #include "dropout_hash.h"
 #include "kernels.h"
 
@@ -372,8 +373,9 @@ struct Rows {
     }
 
     static constexpr RowKernels table() {
-        return {dot,      maximum,       largest_magnitude,      exp_sum, axpy,  scale,
-                multiply, silu_multiply, silu_multiply_backward, narrow,  widen, dropout};
+        return {dot,        maximum,       largest_magnitude,      exp_sum, axpy,  scale,
+                multiply,   silu_multiply, silu_multiply_backward, narrow,  widen, to_bytes,
+                from_bytes, dropout};
     }
 };
 

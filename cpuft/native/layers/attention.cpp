@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace cpuft {
 
@@ -57,32 +58,7 @@ class Tiles {
     char* b_;
 };
 
-struct Range {
-    int64_t first, last;  // tokens [first, last)
-};
-
-// A unit of work: one block of one segment for one head.
-struct Task {
-    int64_t first, last;  // the segment's tokens
-    Range before;         // its prefix, all of which it sees
-    Range after;          // the segments whose prefix it is, all of which see it
-    int64_t head;
-    int64_t block;  // the block's first token
-    int64_t n;      // tokens in the block
-
-    // Blocks of keys that this block of queries sees, and of queries that see this block of keys, in ascending order.
-    template <class Visit>
-    void for_keys(Visit visit) const {
-        for (int64_t j = before.first; j < before.last; j += kBlock) visit(j, std::min(kBlock, before.last - j));
-        for (int64_t j = first; j < block + n; j += kBlock) visit(j, std::min(kBlock, last - j));
-    }
-    template <class Visit>
-    void for_queries(Visit visit) const {
-        for (int64_t i = block; i < last; i += kBlock) visit(i, std::min(kBlock, last - i));
-        for (int64_t i = after.first; i < after.last; i += kBlock) visit(i, std::min(kBlock, after.last - i));
-    }
-    int64_t keys_seen() const { return before.last - before.first + block - first; }
-};
+using Task = AttentionTask;
 
 // The tasks of a segment know what lies before and after it.
 Task segment_of(const Sequences& sequences, int64_t s) {
@@ -98,8 +74,8 @@ Task segment_of(const Sequences& sequences, int64_t s) {
 }
 
 // Later blocks see more keys, so they are handed out first: the pass does not end waiting for one long task.
-std::vector<Task> list_tasks(const Sequences& sequences, int64_t n_heads) {
-    std::vector<Task> tasks;
+void list_tasks(const Sequences& sequences, int64_t n_heads, std::vector<Task>& tasks) {
+    tasks.clear();
     for (int64_t s = 0; s < sequences.count(); ++s) {
         Task task = segment_of(sequences, s);
         for (task.head = 0; task.head < n_heads; ++task.head) {
@@ -109,9 +85,9 @@ std::vector<Task> list_tasks(const Sequences& sequences, int64_t n_heads) {
             }
         }
     }
-    std::stable_sort(tasks.begin(), tasks.end(),
-                     [](const Task& a, const Task& b) { return a.keys_seen() > b.keys_seen(); });
-    return tasks;
+    std::sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
+        return std::tuple(-a.keys_seen(), a.block, a.head) < std::tuple(-b.keys_seen(), b.block, b.head);
+    });
 }
 
 // s[i, j] = scale q_i . k_j, -infinity where the key comes after the query.
@@ -229,8 +205,9 @@ constexpr int64_t kScratchFloats = 2 * kBlock * kBlock + 2 * kBlock;
 }  // namespace
 
 void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
-                       const float* k, const float* v, float* o, float* lse) {
-    const std::vector<Task> tasks = list_tasks(sequences, shape.H);
+                       const float* k, const float* v, AttentionWorkspace& workspace, float* o, float* lse) {
+    std::vector<Task>& tasks = workspace.query_tasks;
+    list_tasks(sequences, shape.H, tasks);
     compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
         Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
         Tiles tiles(compute.gemm, scratch, shape.D);
@@ -243,8 +220,9 @@ void attention_forward(Compute& compute, const AttentionShape& shape, const Sequ
 // dv_j = sum_i p_ij do_i,  dk_j = sum_i ds_ij q_i,  dq_i = sum_j ds_ij k_j
 void attention_backward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                         const float* k, const float* v, const float* o, const float* lse, const float* d_o,
-                        float* delta, float* dq, float* dk, float* dv) {
+                        AttentionWorkspace& workspace, float* dq, float* dk, float* dv) {
     const int64_t D = shape.D;
+    float* delta = workspace.delta.reserve(sequences.T() * shape.H);
     compute.for_rows(sequences.T(), [&](int64_t t, int) {
         for (int64_t h = 0; h < shape.H; ++h) {
             const int64_t offset = (t * shape.H + h) * D;
@@ -252,7 +230,9 @@ void attention_backward(Compute& compute, const AttentionShape& shape, const Seq
         }
     });
     const BackwardArrays arrays = {q, k, v, d_o, lse, delta};
-    const std::vector<Task> query_tasks = list_tasks(sequences, shape.H), key_tasks = list_tasks(sequences, shape.K);
+    std::vector<Task>&query_tasks = workspace.query_tasks, &key_tasks = workspace.key_tasks;
+    list_tasks(sequences, shape.H, query_tasks);
+    list_tasks(sequences, shape.K, key_tasks);
     const int64_t n_key_tasks = static_cast<int64_t>(key_tasks.size());
     compute.pool.parallel_for(n_key_tasks + static_cast<int64_t>(query_tasks.size()), [&](int64_t index, int thread) {
         Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];

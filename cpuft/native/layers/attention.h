@@ -5,6 +5,7 @@
 //   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij - lse_i),   o_i = sum_j p_ij v_j
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "../compute.h"
@@ -29,13 +30,53 @@ struct Sequences {
     int64_t T() const { return start.back(); }
 };
 
+struct TokenRange {
+    int64_t first, last;  // tokens [first, last)
+};
+
+// A unit of work: one block of one segment for one head.
+struct AttentionTask {
+    int64_t first, last;  // the segment's tokens
+    TokenRange before;    // its prefix, all of which it sees
+    TokenRange after;     // the segments whose prefix it is, all of which see it
+    int64_t head;
+    int64_t block;  // the block's first token
+    int64_t n;      // tokens in the block
+
+    // Blocks of keys that this block of queries sees, and of queries that see this block of keys, in ascending order.
+    template <class Visit>
+    void for_keys(Visit visit) const {
+        for_blocks(before, visit);
+        for (int64_t j = first; j < block + n; j += kAttentionBlock) visit(j, std::min(kAttentionBlock, last - j));
+    }
+    template <class Visit>
+    void for_queries(Visit visit) const {
+        for_blocks({block, last}, visit);
+        for_blocks(after, visit);
+    }
+    int64_t keys_seen() const { return before.last - before.first + block - first; }
+
+  private:
+    template <class Visit>
+    static void for_blocks(TokenRange range, Visit visit) {
+        for (int64_t i = range.first; i < range.last; i += kAttentionBlock)
+            visit(i, std::min(kAttentionBlock, range.last - i));
+    }
+};
+
+// Kept from one call to the next, so that these allocate nothing.
+struct AttentionWorkspace {
+    std::vector<AttentionTask> query_tasks, key_tasks;
+    Buffer<float> delta;  // [T, H]
+};
+
 // q: [T, H, D]; k, v: [T, K, D]; o: [T, H, D] out; lse: [T, H] out, the logarithm of each softmax's denominator.
 void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
-                       const float* k, const float* v, float* o, float* lse);
+                       const float* k, const float* v, AttentionWorkspace& workspace, float* o, float* lse);
 
-// d_o: [T, H, D]; delta: [T, H] workspace. Writes dq: [T, H, D], dk and dv: [T, K, D].
+// d_o: [T, H, D]. Writes dq: [T, H, D], dk and dv: [T, K, D].
 void attention_backward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                         const float* k, const float* v, const float* o, const float* lse, const float* d_o,
-                        float* delta, float* dq, float* dk, float* dv);
+                        AttentionWorkspace& workspace, float* dq, float* dk, float* dv);
 
 }  // namespace cpuft

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+#include <numeric>
 
 #include "../formats.h"
 
@@ -16,14 +16,21 @@ constexpr int64_t kChunkBytes = int64_t{128} << 20;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Into how many tokens n > 0 are cut, in chunks of the same size but for the last.
+int64_t chunk_size(const GemmKernel& kernel, int64_t V, int64_t n) {
+    const int64_t most = std::max<int64_t>(1, kChunkBytes / (V * static_cast<int64_t>(kernel.element_size)));
+    return ceil_div(n, ceil_div(n, most));
+}
+
 // Logits of a chunk of n tokens in blocks of the vocabulary; leaves each block's maxima, sums and, where asked, packed
 // probabilities relative to its maximum. The target's probability is left out of those.
 void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, int64_t n, bool with_gradient,
                   HeadWorkspace& workspace) {
     const RowKernels& rows = compute.kernels.rows;
-    multiply_transposed_by_columns(compute, workspace.h, head, [&](int64_t v0, int64_t size, float* logits) {
-        float* maxima = workspace.maxima.data() + v0 / kBlockDepth * n;
-        float* sums = workspace.sums.data() + v0 / kBlockDepth * n;
+    compute.pool.parallel_for(ceil_div(head.rows, kBlockDepth), [&](int64_t block, int thread) {
+        const auto [v0, size, logits] = multiply_transposed_columns(compute, workspace.h, head, block, thread);
+        float* maxima = workspace.maxima.data() + block * n;
+        float* sums = workspace.sums.data() + block * n;
         for (int64_t t = 0; t < n; ++t) {
             float* logits_t = logits + t * kColumnStride;
             const bool has_target = targets[t] >= v0 && targets[t] < v0 + size;
@@ -54,39 +61,38 @@ double normalize(int64_t t, int64_t n, int64_t n_blocks, HeadWorkspace& workspac
 
 }  // namespace
 
+int64_t head_bytes(const GemmKernel& kernel, int64_t V, int64_t n) {
+    return n == 0 ? 0 : PackedRows::bytes(kernel, chunk_size(kernel, V, n), V);
+}
+
 // dh = W^T (p - onehot(target)), p = softmax(logits). The target's part, p - 1 = exp(-loss) - 1 times its row of W, is added
 // unrounded: for a token that is predicted well everything else cancels against it.
 double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, const int32_t* targets, int64_t n,
                           HeadWorkspace& workspace, float* dh) {
     const GemmKernel& kernel = compute.weight_gemm;
     const int64_t V = head.rows, C = head.cols, n_blocks = ceil_div(V, kBlockDepth);
-    const int64_t most = std::max<int64_t>(1, kChunkBytes / (V * static_cast<int64_t>(kernel.element_size)));
-    const int64_t chunk = ceil_div(n, ceil_div(n, most));
-    std::vector<double> losses(static_cast<size_t>(n));
+    const int64_t chunk = chunk_size(kernel, V, n);
+    double* losses = workspace.losses.reserve(n);
     for (int64_t t0 = 0; t0 < n; t0 += chunk) {
         const int64_t size = std::min(chunk, n - t0);
         workspace.h.pack_rows(compute, kernel, h + t0 * C, size, C);
         workspace.maxima.reserve(n_blocks * chunk);
         workspace.sums.reserve(n_blocks * chunk);
         workspace.target_logits.reserve(chunk);
-        if (dh != nullptr) workspace.probabilities.reserve(kernel, size, V);
+        workspace.probabilities.borrow(workspace.probabilities_memory, kernel, size, V);
         visit_logits(compute, head, targets + t0, size, dh != nullptr, workspace);
-        compute.for_rows(size, [&](int64_t t, int) {
-            losses[static_cast<size_t>(t0 + t)] = normalize(t, size, n_blocks, workspace);
-        });
+        compute.for_rows(size, [&](int64_t t, int) { losses[t0 + t] = normalize(t, size, n_blocks, workspace); });
         if (dh == nullptr) continue;
         workspace.probabilities.scale_blocks(compute, workspace.maxima.data());
         multiply(compute, {{workspace.probabilities, head}}, false, dh + t0 * C);
         compute.for_rows(size, [&](int64_t t, int thread) {
             float* row = compute.scratch[static_cast<size_t>(thread)].values.reserve(C);
             dequantize_segment(head.type, head.row(targets[t0 + t]), 0, C, row);
-            const double excess = std::expm1(-losses[static_cast<size_t>(t0 + t)]);
+            const double excess = std::expm1(-losses[t0 + t]);
             compute.kernels.rows.axpy(static_cast<float>(excess), row, dh + (t0 + t) * C, C);
         });
     }
-    double sum = 0.0;
-    for (const double loss : losses) sum += loss;
-    return sum;
+    return std::accumulate(losses, losses + n, 0.0);
 }
 
 }  // namespace cpuft

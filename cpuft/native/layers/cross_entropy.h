@@ -9,13 +9,18 @@
 namespace cpuft {
 
 struct HeadWorkspace {
-    PackedRows h, probabilities;  // of a chunk of tokens
-    Buffer<float> maxima, sums;   // [blocks of V, chunk] of logits, and of exp(logit - maximum)
-    Buffer<float> target_logits;  // [chunk]
+    char* probabilities_memory = nullptr;  // head_bytes of it, lent
+    PackedRows h, probabilities;           // of a chunk of tokens
+    Buffer<float> maxima, sums;            // [blocks of V, chunk] of logits, and of exp(logit - maximum)
+    Buffer<float> target_logits;           // [chunk]
+    Buffer<double> losses;                 // [n]
 };
 
+// The memory that packed probabilities of n tokens take, or of as many of them as are computed at a time.
+int64_t head_bytes(const GemmKernel& kernel, int64_t V, int64_t n);
+
 // h: [n, C]; head: (V, C); targets: [n]. Returns the sum of the n losses in nats. Where dh: [n, C] is not null, it is
-// filled with the gradient of that sum with respect to h.
+// filled with the gradient of that sum with respect to h; it may be the same array as h.
 double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, const int32_t* targets, int64_t n,
                           HeadWorkspace& workspace, float* dh);
 

@@ -3,14 +3,17 @@
 #pragma once
 
 #include "../compute.h"
+#include "../stored_rows.h"
 
 namespace cpuft {
 
-// gate, up, m: [T, F]
+// gate, up, m: [T, F]; m may be the same array as one of them.
 void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F, float* m);
+// The same from what was kept.
+void gated_mlp_forward(Compute& compute, const StoredRows& gate, const StoredRows& up, float* m);
 
 // dgate, dup from dm; dm may be the same array as one of them.
-void gated_mlp_backward(Compute& compute, const float* gate, const float* up, const float* dm, int64_t T, int64_t F,
-                        float* dgate, float* dup);
+void gated_mlp_backward(Compute& compute, const StoredRows& gate, const StoredRows& up, const float* dm, float* dgate,
+                        float* dup);
 
 }  // namespace cpuft

@@ -1,0 +1,77 @@
+#include "stored_rows.h"
+
+#include <algorithm>
+
+namespace cpuft {
+
+namespace {
+
+constexpr int64_t kFloat = sizeof(float), kBf16 = sizeof(uint16_t);
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t scale_bytes(int64_t n) { return ceil_div(n, kByteBlock) * kFloat; }
+
+int64_t bytes_of_row(Storage storage, int64_t n) {
+    switch (storage) {
+        case Storage::kF32:
+            return n * kFloat;
+        case Storage::kBf16:
+            return n * kBf16;
+        case Storage::kBytes:
+            return scale_bytes(n) + ceil_div(n, kFloat) * kFloat;
+    }
+    return 0;
+}
+
+}  // namespace
+
+void StoredRows::store(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n) {
+    storage_ = storage;
+    T_ = T;
+    n_ = n;
+    row_bytes_ = bytes_of_row(storage, n);
+    char* data = data_.reserve(T * row_bytes_);
+    const RowKernels& rows = compute.kernels.rows;
+    compute.for_rows(T, [&](int64_t t, int) {
+        const float* source = x + t * n;
+        char* target = data + t * row_bytes_;
+        switch (storage) {
+            case Storage::kF32:
+                std::copy_n(source, n, reinterpret_cast<float*>(target));
+                break;
+            case Storage::kBf16:
+                rows.narrow(source, reinterpret_cast<uint16_t*>(target), n);
+                break;
+            case Storage::kBytes:
+                rows.to_bytes(source, reinterpret_cast<int8_t*>(target + scale_bytes(n)),
+                              reinterpret_cast<float*>(target), n);
+                break;
+        }
+    });
+}
+
+void StoredRows::load(Compute& compute, float* x) const {
+    compute.for_rows(T_, [&](int64_t t, int) {
+        float* target = x + t * n_;
+        const float* values = row(compute.kernels.rows, t, target);
+        if (values != target) std::copy_n(values, n_, target);
+    });
+}
+
+const float* StoredRows::row(const RowKernels& rows, int64_t t, float* values) const {
+    switch (storage_) {
+        case Storage::kF32:
+            return reinterpret_cast<const float*>(at(t));
+        case Storage::kBf16:
+            rows.widen(reinterpret_cast<const uint16_t*>(at(t)), values, n_);
+            break;
+        case Storage::kBytes:
+            rows.from_bytes(reinterpret_cast<const int8_t*>(at(t) + scale_bytes(n_)),
+                            reinterpret_cast<const float*>(at(t)), values, n_);
+            break;
+    }
+    return values;
+}
+
+}  // namespace cpuft

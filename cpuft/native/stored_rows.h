@@ -1,0 +1,38 @@
+// StoredRows: an array [T, n] on its way from the forward to the backward pass, kept in less memory than it was made in.
+#pragma once
+
+#include <cstdint>
+
+#include "buffer.h"
+#include "compute.h"
+
+namespace cpuft {
+
+enum class Storage {
+    kF32,    // as it is
+    kBf16,   // rounded to bfloat16
+    kBytes,  // rounded to bytes, with a scale for each kByteBlock values of a row
+};
+
+class StoredRows {
+  public:
+    // x: [T, n]
+    void store(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n);
+    // x: [T, n] out
+    void load(Compute& compute, float* x) const;
+    // Row t, in float32: [n], in `values` unless it lies here so.
+    const float* row(const RowKernels& rows, int64_t t, float* values) const;
+
+    int64_t T() const { return T_; }
+    int64_t n() const { return n_; }
+
+  private:
+    const char* at(int64_t t) const { return data_.data() + t * row_bytes_; }
+
+    Storage storage_ = Storage::kF32;
+    int64_t T_ = 0, n_ = 0;
+    int64_t row_bytes_ = 0;  // kBytes: [scales] [n], rounded up to whole floats
+    Buffer<char> data_;
+};
+
+}  // namespace cpuft
