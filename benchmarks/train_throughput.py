@@ -26,8 +26,10 @@ from benchmarks.shapes import SHAPES, model_file
 
 PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"  # has torch, transformers and peft: `make peers`
 PEERS = {"peft-bf16": "bfloat16", "peft-f32": "float32", "none": ""}
-# What holds PyTorch's own kernels and oneDNN to an instruction set.
-PEER_ISAS = {"avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
+# What holds PyTorch's own kernels, oneDNN and MKL, which multiplies float32, to an instruction set.
+PEER_ISAS = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+}
 
 
 @click.command("train")

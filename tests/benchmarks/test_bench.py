@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import gemm, merge, shapes
+from benchmarks import gemm, merge, shapes, train_throughput
 from cpuft.cli.main import cli
 from cpuft.errors import CpuftError
 from cpuft.toolchain import sources
@@ -27,7 +27,7 @@ TRAIN_KEYS = {
 MOST_RESIDUAL = {"f32": 1e-6, "bf16": 2.0**-8, "int8": 2e-2}
 # Stands for the peer's Python: notes its environment and arguments, answers with known times.
 PEER = """#!/bin/sh
-echo "$ATEN_CPU_CAPABILITY $ONEDNN_MAX_CPU_ISA" > "{log}"
+echo "$ATEN_CPU_CAPABILITY $ONEDNN_MAX_CPU_ISA $MKL_ENABLE_INSTRUCTIONS" > "{log}"
 echo "$2" >> "{log}"
 echo '{{"n_threads": 1, "seconds": [1.0, 4.0, 2.0], "peak_rss_mb": 7}}'
 """
@@ -50,7 +50,7 @@ def test_train(models: Path) -> None:
 
 @pytest.mark.parametrize(
     ("peer", "dtype", "isa", "environment"),
-    [("peft-f32", "float32", ["--peer-isa", "avx2"], "avx2 AVX2"), ("peft-bf16", "bfloat16", [], "")],
+    [("peft-f32", "float32", ["--peer-isa", "avx2"], "avx2 AVX2 AVX2"), ("peft-bf16", "bfloat16", [], "")],
 )
 def test_the_peer_gets_the_same_work(
     peer: str,
@@ -61,7 +61,7 @@ def test_the_peer_gets_the_same_work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
+    for name in train_throughput.PEER_ISAS["avx2"]:
         monkeypatch.delenv(name, raising=False)
     python, log = tmp_path / "python", tmp_path / "log"
     python.write_text(PEER.format(log=log))
