@@ -251,7 +251,7 @@ void multiply_transposed_by_columns(Compute& compute, const PackedRows& a, const
         const int64_t n0 = task * kBlockDepth, n = std::min(kBlockDepth, w.rows - n0);
         const Block block = {0, a.m(), n0, n, scratch.columns.reserve(a.m() * kColumnStride), kColumnStride};
         run_term(compute, {a, w}, true, block, false, scratch);
-        visit(n0, n, block.c);
+        visit(n0, n, block.c, thread);
     });
 }
 

@@ -65,10 +65,10 @@ struct Term {
 void multiply_transposed(Compute& compute, std::initializer_list<Term> terms, const float* bias, bool accumulate,
                          float* c);
 
-// A W^T in blocks of columns [n0, n0 + n), n <= kBlockDepth, each given to visit(n0, n, c) by the thread that made it and
-// then forgotten. c: [M, n], rows kColumnStride floats apart, to be changed at will.
+// A W^T in blocks of columns [n0, n0 + n), n <= kBlockDepth, each given to visit(n0, n, c, thread) by the thread that made
+// it and then forgotten. c: [M, n], rows kColumnStride floats apart, to be changed at will.
 constexpr int64_t kColumnStride = kBlockDepth + 16;  // a power of two would map a column to few sets of the L1 cache
-using VisitColumns = std::function<void(int64_t n0, int64_t n, float* c)>;
+using VisitColumns = std::function<void(int64_t n0, int64_t n, float* c, int thread)>;
 void multiply_transposed_by_columns(Compute& compute, const PackedRows& a, const Matrix& w, const VisitColumns& visit);
 
 // C (M x N) (+)= sum of A W over the terms, W is K x N. For int8, A was packed with w.row_scale as its depth_scale.

@@ -230,6 +230,7 @@ constexpr int64_t kScratchFloats = 2 * kBlock * kBlock + 2 * kBlock;
 
 void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                        const float* k, const float* v, float* o, float* lse) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAttention);
     const std::vector<Task> tasks = list_tasks(sequences, shape.H);
     compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
         Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
@@ -244,6 +245,7 @@ void attention_forward(Compute& compute, const AttentionShape& shape, const Sequ
 void attention_backward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                         const float* k, const float* v, const float* o, const float* lse, const float* d_o,
                         float* delta, float* dq, float* dk, float* dv) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAttention);
     const int64_t D = shape.D;
     compute.for_rows(sequences.T(), [&](int64_t t, int) {
         for (int64_t h = 0; h < shape.H; ++h) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "../formats.h"
@@ -21,7 +22,10 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, int64_t n, bool with_gradient,
                   HeadWorkspace& workspace) {
     const RowKernels& rows = compute.kernels.rows;
-    multiply_transposed_by_columns(compute, workspace.h, head, [&](int64_t v0, int64_t size, float* logits) {
+    const VisitColumns visit = [&](int64_t v0, int64_t size, float* logits, int thread) {
+        // The blocks of one thread stand for those of all.
+        std::optional<Stopwatch::Lap> lap;
+        if (thread == 0) lap.emplace(compute.stopwatch, Part::kCrossEntropy);
         float* maxima = workspace.maxima.data() + v0 / kBlockDepth * n;
         float* sums = workspace.sums.data() + v0 / kBlockDepth * n;
         for (int64_t t = 0; t < n; ++t) {
@@ -33,9 +37,11 @@ void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, 
             if (has_target) logits_t[targets[t] - v0] = 0.0f;
         }
         if (!with_gradient) return;
+        if (lap) lap->next(Part::kHeadProducts);
         const float* row_scale = head.row_scale == nullptr ? nullptr : head.row_scale + v0;
         workspace.probabilities.pack_block(logits, kColumnStride, v0, row_scale);
-    });
+    };
+    multiply_transposed_by_columns(compute, workspace.h, head, visit);
 }
 
 // The loss of token t; turns its maxima into the factors that make softmax(logits) of the packed probabilities.
@@ -58,6 +64,7 @@ double normalize(int64_t t, int64_t n, int64_t n_blocks, HeadWorkspace& workspac
 // unrounded: for a token that is predicted well everything else cancels against it.
 double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, const int32_t* targets, int64_t n,
                           HeadWorkspace& workspace, float* dh) {
+    Stopwatch::Lap lap(compute.stopwatch, Part::kCrossEntropy);
     const GemmKernel& kernel = compute.weight_gemm;
     const int64_t V = head.rows, C = head.cols, n_blocks = ceil_div(V, kBlockDepth);
     const int64_t most = std::max<int64_t>(1, kChunkBytes / (V * static_cast<int64_t>(kernel.element_size)));
@@ -65,18 +72,22 @@ double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, 
     std::vector<double> losses(static_cast<size_t>(n));
     for (int64_t t0 = 0; t0 < n; t0 += chunk) {
         const int64_t size = std::min(chunk, n - t0);
+        lap.next(Part::kHeadProducts);
         workspace.h.pack_rows(compute, kernel, h + t0 * C, size, C);
         workspace.maxima.reserve(n_blocks * chunk);
         workspace.sums.reserve(n_blocks * chunk);
         workspace.target_logits.reserve(chunk);
         if (dh != nullptr) workspace.probabilities.reserve(kernel, size, V);
         visit_logits(compute, head, targets + t0, size, dh != nullptr, workspace);
+        lap.next(Part::kCrossEntropy);
         compute.for_rows(size, [&](int64_t t, int) {
             losses[static_cast<size_t>(t0 + t)] = normalize(t, size, n_blocks, workspace);
         });
         if (dh == nullptr) continue;
         workspace.probabilities.scale_blocks(compute, workspace.maxima.data());
+        lap.next(Part::kHeadProducts);
         multiply(compute, {{workspace.probabilities, head}}, false, dh + t0 * C);
+        lap.next(Part::kCrossEntropy);
         compute.for_rows(size, [&](int64_t t, int thread) {
             float* row = compute.scratch[static_cast<size_t>(thread)].values.reserve(C);
             dequantize_segment(head.type, head.row(targets[t0 + t]), 0, C, row);
