@@ -4,6 +4,7 @@ Usage: python engine_side.py '{"model": "model.gguf", "tokens": 512}'    (the fi
 """
 
 import json
+import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -39,7 +40,8 @@ class Settings:
 
 
 def run_engine(settings: Settings) -> dict[str, Any]:
-    """Measures in a fresh process: isa, precision, n_threads, seconds of each step that counts, peak_rss_mb.
+    """Measures in a fresh process: isa, precision, n_threads, seconds of each step that counts, peak_rss_mb, and parts:
+    the mean seconds of these steps by part, as Engine.profile names them.
 
     Raises UserError where the engine refuses the settings.
     """
@@ -48,7 +50,7 @@ def run_engine(settings: Settings) -> dict[str, Any]:
 
 def measure(settings: Settings) -> dict[str, Any]:
     """What that process does."""
-    seconds = []
+    seconds, profiles = [], []
     with Engine(
         Path(settings.model), threads=settings.threads, isa=settings.isa, precision=settings.precision
     ) as engine:
@@ -61,8 +63,10 @@ def measure(settings: Settings) -> dict[str, Any]:
             engine.forward_backward(batch)
             engine.step(step=number, learning_rate=1e-4, max_grad_norm=1.0)
             seconds.append(time.perf_counter() - start)
+            profiles.append(engine.profile())
         facts = {name: engine.facts[name] for name in ("isa", "precision", "n_threads")}
-    return {**facts, "seconds": seconds[1:], "peak_rss_mb": own_peak_rss_mb()}
+    parts = {part: statistics.fmean(profile[part] for profile in profiles[1:]) for part in profiles[0]}
+    return {**facts, "seconds": seconds[1:], "parts": parts, "peak_rss_mb": own_peak_rss_mb()}
 
 
 def main() -> int:

@@ -29,9 +29,9 @@ def print_row(benchmark: str, row: Row, as_json: bool) -> None:
     click.echo(_json_line(benchmark, row) if as_json else "\n".join(lines))
 
 
-def print_rows(benchmark: str, rows: Iterable[Row], columns: Sequence[str], as_json: bool) -> None:
-    """Prints results as they come, as a table of some columns; JSON lines hold all."""
-    widths = {column: max(len(column), 10) for column in columns}
+def print_rows(benchmark: str, rows: Iterable[Row], columns: Sequence[str], as_json: bool, *, width: int = 10) -> None:
+    """Prints results as they come, as a table of some columns, each at least so wide; JSON lines hold all."""
+    widths = {column: max(len(column), width) for column in columns}
     if not as_json:
         click.echo("  ".join(f"{column:>{width}}" for column, width in widths.items()))
     for row in rows:

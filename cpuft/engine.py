@@ -22,7 +22,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from cpuft import toolchain
 from cpuft.errors import EngineError, ModelError, ResourceError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 # The linear layers that an adapter can attach to, in the order of `enum cpuft_target`.
 TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -62,6 +62,7 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "cpuft_logits": [_POINTER] * 3 + [_INT64, _POINTER],
     "cpuft_step": [_POINTER, _INT64] + 6 * [_FLOAT] + [ctypes.POINTER(_DOUBLE)],
     "cpuft_zero_gradients": [_POINTER],
+    "cpuft_profile": [_POINTER, ctypes.POINTER(_TEXT)],
     "cpuft_dequantize": [_INT32, _POINTER, _INT64, _INT64, _INT64, _POINTER, _INT32],
     "cpuft_quantize": [_INT32, _POINTER, _INT64, _INT64, _POINTER, _POINTER, _INT64, _INT32],
 }
@@ -360,6 +361,12 @@ class Engine:
     def zero_gradients(self) -> None:
         """Forget the gradient accumulated since the last step."""
         _call("cpuft_zero_gradients", self._handle)
+
+    def profile(self) -> dict[str, float]:
+        """Return the seconds that passes and steps have taken since the last call, by part; see cpuft_profile."""
+        parts = _TEXT()
+        _call("cpuft_profile", self._handle, ctypes.byref(parts))
+        return {part: nanoseconds * 1e-9 for part, nanoseconds in json.loads(parts.value or b"{}").items()}
 
 
 # ---- Weight formats ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "gemm": "benchmarks.gemm",
     "memory": "benchmarks.memory",
     "scaling": "benchmarks.scaling",
+    "profile": "benchmarks.step_profile",
     "merge": "benchmarks.merge",
 }
 
@@ -54,5 +55,6 @@ def bench() -> None:
     Examples:
       cpuft bench train --shape qwen2.5-0.5b --peer peft-bf16    (`make peers` installs PyTorch and PEFT)
       cpuft bench gemm --type q4_k
+      cpuft bench profile --shape qwen2.5-3b
       cpuft bench merge --json >> results.jsonl
     """

@@ -42,6 +42,7 @@ struct cpuft_engine {
     std::unique_ptr<Adapter> adapter;
     std::unique_ptr<Vocabulary> vocabulary;  // read when first asked for
     std::string description;
+    std::string profile;       // what cpuft_profile last handed out
     int64_t n_supervised = 0;  // since the last step
 };
 
@@ -230,6 +231,7 @@ cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens,
                                     const int64_t* lengths, int64_t n_sequences, const uint64_t* dropout_keys,
                                     const float* frozen, double* loss_sum, int64_t* n_supervised) {
     return guarded(engine, [&] {
+        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(supervised != nullptr, "supervised must not be null");
         const Loss loss = engine->transformer.forward_backward(
             micro_batch(tokens, supervised, lengths, n_sequences, dropout_keys, frozen), engine->trained_adapter());
@@ -243,6 +245,7 @@ cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const ui
                            const int64_t* lengths, int64_t n_sequences, const float* frozen, double* loss_sum,
                            int64_t* n_supervised) {
     return guarded(engine, [&] {
+        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(supervised != nullptr, "supervised must not be null");
         const Loss loss = engine->transformer.forward(
             micro_batch(tokens, supervised, lengths, n_sequences, nullptr, frozen), engine->adapter.get());
@@ -254,6 +257,7 @@ cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const ui
 cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
                                   int64_t n_sequences, float* frozen) {
     return guarded(engine, [&] {
+        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(frozen != nullptr, "frozen must not be null");
         engine->transformer.forward_frozen(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
                                            engine->trained_adapter(), frozen);
@@ -263,6 +267,7 @@ cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, c
 cpuft_status cpuft_logits(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths, int64_t n_sequences,
                           float* logits) {
     return guarded(engine, [&] {
+        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(logits != nullptr, "logits must not be null");
         engine->transformer.logits(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
                                    engine->adapter.get(), logits);
@@ -272,6 +277,7 @@ cpuft_status cpuft_logits(cpuft_engine* engine, const int32_t* tokens, const int
 cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate, float beta1, float beta2,
                         float epsilon, float weight_decay, float max_grad_norm, double* grad_norm) {
     return guarded(engine, [&] {
+        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOptimizer);
         Adapter& adapter = engine->trained_adapter();
         require(step >= 1, "steps count from 1");
         require(std::isfinite(learning_rate) && learning_rate >= 0.0f,
@@ -297,8 +303,24 @@ cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate,
 
 cpuft_status cpuft_zero_gradients(cpuft_engine* engine) {
     return guarded(engine, [&] {
+        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOptimizer);
         engine->trained_adapter().zero_gradients(engine->compute);
         engine->n_supervised = 0;
+    });
+}
+
+cpuft_status cpuft_profile(cpuft_engine* engine, const char** json) {
+    return guarded(engine, [&] {
+        require(json != nullptr, "json must not be null");
+        const Stopwatch::Nanoseconds taken = engine->compute.stopwatch.take();
+        std::string& profile = engine->profile;
+        profile.clear();
+        for (size_t part = 0; part < taken.size(); ++part) {
+            profile +=
+                std::string(part == 0 ? "{" : ", ") + "\"" + kPartNames[part] + "\": " + std::to_string(taken[part]);
+        }
+        profile += "}";
+        *json = profile.c_str();
     });
 }
 

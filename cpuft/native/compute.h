@@ -1,4 +1,4 @@
-// Compute: what every layer needs to run: threads, kernels, and each thread's scratch memory.
+// Compute: what every layer needs to run: threads, kernels, each thread's scratch memory, and the stopwatch.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 
 #include "buffer.h"
 #include "kernels/kernels.h"
+#include "stopwatch.h"
 #include "thread_pool.h"
 
 namespace cpuft {
@@ -52,6 +53,7 @@ struct Compute {
     const GemmKernel &gemm, &weight_gemm;
     std::vector<Scratch> scratch;
     Buffer<char> shared_panel;  // a packed matrix that all threads read
+    Stopwatch stopwatch;        // the calling thread's: tasks on other threads must not touch it
 };
 
 }  // namespace cpuft

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define CPUFT_ABI_VERSION 2
+#define CPUFT_ABI_VERSION 3
 #define CPUFT_API __attribute__((visibility("default")))
 
 typedef struct cpuft_engine cpuft_engine;
@@ -173,6 +173,15 @@ CPUFT_API cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float lear
 
 /* Forgets the accumulated gradient and token count. */
 CPUFT_API cpuft_status cpuft_zero_gradients(cpuft_engine* engine);
+
+/* ---- Profile ---------------------------------------------------------------------------------------------------- */
+
+/* Where the calls of the section above spent their time since the last cpuft_profile (or cpuft_open).
+ * json: out, an object of nanoseconds by part: base_products (with the packing of their rows, and the adapter's part of the
+ *       same sums), adapter_products, adapter_elementwise, head_products, cross_entropy, attention, rmsnorm, rope,
+ *       gated_mlp, storage, optimizer, other. Wall time of the calling thread, each moment counted once, so that all parts together
+ *       make the time of the calls. Lives until the next call. */
+CPUFT_API cpuft_status cpuft_profile(cpuft_engine* engine, const char** json);
 
 /* ---- Weight formats (for merge and quantize) ---------------------------------------------------------------------- */
 

@@ -27,6 +27,7 @@ int64_t bytes_of_row(Storage storage, int64_t n) {
 }  // namespace
 
 void StoredRows::store(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kStorage);
     storage_ = storage;
     T_ = T;
     n_ = n;
@@ -52,6 +53,7 @@ void StoredRows::store(Compute& compute, Storage storage, const float* x, int64_
 }
 
 void StoredRows::load(Compute& compute, float* x) const {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kStorage);
     compute.for_rows(T_, [&](int64_t t, int) {
         float* target = x + t * n_;
         const float* values = row(compute.kernels.rows, t, target);

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import gemm, merge, shapes, train_throughput
+from benchmarks import gemm, merge, shapes, step_profile, train_throughput
 from cpuft.cli.main import cli
 from cpuft.errors import CpuftError
 from cpuft.toolchain import sources
@@ -126,6 +126,21 @@ def test_scaling(by: str, field: str, models: Path) -> None:
     assert rows[1]["efficiency"] == efficiency
 
 
+def test_profile(models: Path) -> None:
+    rows = bench("profile", "--shape", "tiny", "--models", models, "--tokens", 32, "--repeats", 2, "--threads", 1)
+    seconds = {row["part"]: row["seconds"] for row in rows}
+    shares = {row["part"]: row["share"] for row in rows}
+    parts, sums = list(seconds)[:-2], list(seconds)[-2:]
+    assert sums == ["gemm + attention", "everything else"]
+    assert {"rmsnorm", "optimizer", "other", *step_profile.PRODUCTS} <= set(parts)
+    assert min(seconds.values()) > 0
+    products = sum(seconds[part] for part in step_profile.PRODUCTS)
+    assert seconds["gemm + attention"] == pytest.approx(products, abs=1e-5)
+    # What Python adds to a step belongs to no part.
+    assert sum(seconds[part] for part in parts) <= sum(seconds[part] for part in sums) * 1.001 + 1e-5
+    assert shares["gemm + attention"] + shares["everything else"] == pytest.approx(1, abs=1e-3)
+
+
 def test_merge(models: Path) -> None:
     before = set(models.iterdir())
     (row,) = bench("merge", "--shape", "tiny", "--models", models, "--repeats", 1, "--threads", 1)
@@ -181,7 +196,7 @@ def test_bench_is_found_from_any_folder(tmp_path: Path) -> None:
     assert "scaling" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["train_throughput", "gemm", "memory", "scaling", "merge"])
+@pytest.mark.parametrize("script", ["train_throughput", "gemm", "memory", "scaling", "step_profile", "merge"])
 def test_each_script_is_its_command(script: str) -> None:
     command: list[str | Path] = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--help"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)

@@ -206,6 +206,7 @@ constexpr int64_t kScratchFloats = 2 * kBlock * kBlock + 2 * kBlock;
 
 void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                        const float* k, const float* v, AttentionWorkspace& workspace, float* o, float* lse) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAttention);
     std::vector<Task>& tasks = workspace.query_tasks;
     list_tasks(sequences, shape.H, tasks);
     compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
@@ -221,6 +222,7 @@ void attention_forward(Compute& compute, const AttentionShape& shape, const Sequ
 void attention_backward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                         const float* k, const float* v, const float* o, const float* lse, const float* d_o,
                         AttentionWorkspace& workspace, float* dq, float* dk, float* dv) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAttention);
     const int64_t D = shape.D;
     float* delta = workspace.delta.reserve(sequences.T() * shape.H);
     compute.for_rows(sequences.T(), [&](int64_t t, int) {

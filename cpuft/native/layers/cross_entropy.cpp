@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "../formats.h"
 
@@ -31,6 +32,9 @@ void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, 
         const auto [v0, size, logits] = multiply_transposed_columns(compute, workspace.h, head, block, thread);
         float* maxima = workspace.maxima.data() + block * n;
         float* sums = workspace.sums.data() + block * n;
+        // The blocks of one thread stand for those of all.
+        std::optional<Stopwatch::Lap> lap;
+        if (thread == 0) lap.emplace(compute.stopwatch, Part::kCrossEntropy);
         for (int64_t t = 0; t < n; ++t) {
             float* logits_t = logits + t * kColumnStride;
             const bool has_target = targets[t] >= v0 && targets[t] < v0 + size;
@@ -40,6 +44,7 @@ void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, 
             if (has_target) logits_t[targets[t] - v0] = 0.0f;
         }
         if (!with_gradient) return;
+        if (lap) lap->next(Part::kHeadProducts);
         const float* row_scale = head.row_scale == nullptr ? nullptr : head.row_scale + v0;
         workspace.probabilities.pack_block(logits, kColumnStride, v0, row_scale);
     });
@@ -69,22 +74,27 @@ int64_t head_bytes(const GemmKernel& kernel, int64_t V, int64_t n) {
 // unrounded: for a token that is predicted well everything else cancels against it.
 double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, const int32_t* targets, int64_t n,
                           HeadWorkspace& workspace, float* dh) {
+    Stopwatch::Lap lap(compute.stopwatch, Part::kCrossEntropy);
     const GemmKernel& kernel = compute.weight_gemm;
     const int64_t V = head.rows, C = head.cols, n_blocks = ceil_div(V, kBlockDepth);
     const int64_t chunk = chunk_size(kernel, V, n);
     double* losses = workspace.losses.reserve(n);
     for (int64_t t0 = 0; t0 < n; t0 += chunk) {
         const int64_t size = std::min(chunk, n - t0);
+        lap.next(Part::kHeadProducts);
         workspace.h.pack_rows(compute, kernel, h + t0 * C, size, C);
         workspace.maxima.reserve(n_blocks * chunk);
         workspace.sums.reserve(n_blocks * chunk);
         workspace.target_logits.reserve(chunk);
         workspace.probabilities.borrow(workspace.probabilities_memory, kernel, size, V);
         visit_logits(compute, head, targets + t0, size, dh != nullptr, workspace);
+        lap.next(Part::kCrossEntropy);
         compute.for_rows(size, [&](int64_t t, int) { losses[t0 + t] = normalize(t, size, n_blocks, workspace); });
         if (dh == nullptr) continue;
         workspace.probabilities.scale_blocks(compute, workspace.maxima.data());
+        lap.next(Part::kHeadProducts);
         multiply(compute, {{workspace.probabilities, head}}, false, dh + t0 * C);
+        lap.next(Part::kCrossEntropy);
         compute.for_rows(size, [&](int64_t t, int thread) {
             float* row = compute.scratch[static_cast<size_t>(thread)].values.reserve(C);
             dequantize_segment(head.type, head.row(targets[t0 + t]), 0, C, row);

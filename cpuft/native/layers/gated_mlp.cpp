@@ -18,11 +18,13 @@ void for_stored_rows(Compute& compute, const StoredRows& gate, const StoredRows&
 }  // namespace
 
 void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F, float* m) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kGatedMlp);
     compute.for_rows(
         T, [&](int64_t t, int) { compute.kernels.rows.silu_multiply(gate + t * F, up + t * F, m + t * F, F); });
 }
 
 void gated_mlp_forward(Compute& compute, const StoredRows& gate, const StoredRows& up, float* m) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kGatedMlp);
     const int64_t F = gate.n();
     for_stored_rows(compute, gate, up, [&](int64_t t, const float* gate_t, const float* up_t) {
         compute.kernels.rows.silu_multiply(gate_t, up_t, m + t * F, F);
@@ -31,6 +33,7 @@ void gated_mlp_forward(Compute& compute, const StoredRows& gate, const StoredRow
 
 void gated_mlp_backward(Compute& compute, const StoredRows& gate, const StoredRows& up, const float* dm, float* dgate,
                         float* dup) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kGatedMlp);
     const int64_t F = gate.n();
     for_stored_rows(compute, gate, up, [&](int64_t t, const float* gate_t, const float* up_t) {
         compute.kernels.rows.silu_multiply_backward(gate_t, up_t, dm + t * F, dgate + t * F, dup + t * F, F);

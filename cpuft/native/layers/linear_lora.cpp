@@ -8,6 +8,7 @@ namespace {
 
 // out = dropout(x), row by row; values are scaled by 1 / (1 - p) so that expectations stay.
 void apply_dropout(Compute& compute, const Dropout& dropout, const float* x, int64_t T, int64_t n, float* out) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAdapterElementwise);
     const auto threshold = static_cast<uint32_t>(static_cast<double>(dropout.probability) * 4294967296.0);
     const float factor = 1.0f / (1.0f - dropout.probability);
     compute.for_rows(T, [&](int64_t t, int) {
@@ -18,12 +19,14 @@ void apply_dropout(Compute& compute, const Dropout& dropout, const float* x, int
 
 // dst (n_out, R) += src (R, n_out) transposed
 void add_transposed(Compute& compute, const float* src, int64_t R, int64_t n_out, float* dst) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAdapterElementwise);
     compute.for_rows(n_out, [&](int64_t o, int) {
         for (int64_t r = 0; r < R; ++r) dst[o * R + r] += src[r * n_out + o];
     });
 }
 
 void scale_rows(Compute& compute, float factor, int64_t T, int64_t n, float* x) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAdapterElementwise);
     compute.for_rows(T, [&](int64_t t, int) { compute.kernels.rows.scale(factor, x + t * n, n); });
 }
 
@@ -45,18 +48,21 @@ void narrow_product(Compute& compute, float factor, const float* x, const Packed
 }  // namespace
 
 void LinearInput::set(Compute& compute, const float* values, int64_t T, int64_t n_in) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kBaseProducts);
     x = values;
     packed.pack_rows(compute, compute.weight_gemm, values, T, n_in);
 }
 
 void linear_lora_forward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
                          const LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y) {
+    Stopwatch::Lap lap(compute.stopwatch, Part::kBaseProducts);
     const int64_t T = input.packed.m(), n_in = input.packed.k(), n_out = weights.weight.rows;
     const float* bias = weights.bias.empty() ? nullptr : weights.bias.data();
     if (lora == nullptr) {
         if (y != nullptr) multiply_transposed(compute, {{input.packed, weights.weight}}, bias, accumulate, y);
         return;
     }
+    lap.next(Part::kAdapterProducts);
     const Matrix a = float_matrix(lora->a, lora->rank, n_in), b = float_matrix(lora->b, n_out, lora->rank);
     if (dropout.active()) {
         float* dropped = workspace.dropped.reserve(T * n_in);
@@ -68,6 +74,7 @@ void linear_lora_forward(Compute& compute, const LinearWeights& weights, const L
     }
     if (y == nullptr) return;
     workspace.packed_u.pack_rows(compute, compute.gemm, u, T, lora->rank);
+    lap.next(Part::kBaseProducts);
     multiply_transposed(compute, {{input.packed, weights.weight}, {workspace.packed_u, b}}, bias, accumulate, y);
 }
 
@@ -75,6 +82,7 @@ void linear_lora_forward(Compute& compute, const LinearWeights& weights, const L
 void linear_lora_backward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
                           const float* x, int64_t T, const float* u, const float* dy, LinearWorkspace& workspace,
                           bool accumulate, float* dx) {
+    Stopwatch::Lap lap(compute.stopwatch, Part::kBaseProducts);
     const int64_t n_in = weights.weight.cols, n_out = weights.weight.rows;
     const PackedRows& packed_dy = workspace.packed_dy;
     workspace.packed_dy.pack_rows(compute, compute.weight_gemm, dy, T, n_out, weights.weight.row_scale);
@@ -82,6 +90,7 @@ void linear_lora_backward(Compute& compute, const LinearWeights& weights, const 
         if (dx != nullptr) multiply(compute, {{packed_dy, weights.weight}}, accumulate, dx);
         return;
     }
+    lap.next(Part::kAdapterProducts);
     const int64_t R = lora->rank;
     const Matrix a = float_matrix(lora->a, R, n_in), b = float_matrix(lora->b, n_out, R);
     float* du = workspace.du.reserve(T * R);
@@ -104,14 +113,17 @@ void linear_lora_backward(Compute& compute, const LinearWeights& weights, const 
 
     if (dx == nullptr) return;
     workspace.packed_u.pack_rows(compute, compute.gemm, du, T, R);
+    lap.next(Part::kBaseProducts);
     if (!dropout.active()) {
         multiply(compute, {{packed_dy, weights.weight}, {workspace.packed_u, a}}, accumulate, dx);
         return;
     }
     multiply(compute, {{packed_dy, weights.weight}}, accumulate, dx);
+    lap.next(Part::kAdapterProducts);
     float* dropped = workspace.dropped.data();
     multiply(compute, {{workspace.packed_u, a}}, false, dropped);
     apply_dropout(compute, dropout, dropped, T, n_in, dropped);
+    lap.next(Part::kAdapterElementwise);
     compute.for_rows(T,
                      [&](int64_t t, int) { compute.kernels.rows.axpy(1.0f, dropped + t * n_in, dx + t * n_in, n_in); });
 }

@@ -14,6 +14,7 @@ float inverse_rms(const RowKernels& rows, const float* x_t, float epsilon, int64
 
 void rmsnorm_forward(Compute& compute, const float* x, const float* weight, float epsilon, int64_t T, int64_t C,
                      float* y) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kRmsnorm);
     const RowKernels& rows = compute.kernels.rows;
     compute.for_rows(T, [&](int64_t t, int) {
         rows.multiply(inverse_rms(rows, x + t * C, epsilon, C), x + t * C, weight, y + t * C, C);
@@ -23,6 +24,7 @@ void rmsnorm_forward(Compute& compute, const float* x, const float* weight, floa
 // dx = r (w dy) - x r^3 / C sum(w dy x)
 void rmsnorm_backward(Compute& compute, const float* x, const float* weight, float epsilon, const float* dy, int64_t T,
                       int64_t C, float* dx) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kRmsnorm);
     const RowKernels& rows = compute.kernels.rows;
     compute.for_rows(T, [&](int64_t t, int thread) {
         const float* x_t = x + t * C;

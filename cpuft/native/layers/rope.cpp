@@ -9,6 +9,7 @@ namespace {
 // direction: 1 turns forward, -1 back.
 void rotate(Compute& compute, const RopeTable& table, const int32_t* positions, float direction, int64_t T,
             int64_t n_heads, int64_t D, float* x) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kRope);
     const int64_t n_pairs = table.facts().n_rotated / 2;
     const bool adjacent = table.facts().pairs == RopePairs::kAdjacent;
     const int64_t step = adjacent ? 2 : 1, partner = adjacent ? 1 : n_pairs;
