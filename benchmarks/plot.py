@@ -8,7 +8,7 @@ Usage: python benchmarks/plot.py RESULTS.jsonl PICTURE.svg
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,31 @@ Group = tuple[str, int]
 Bar = tuple[float, float]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of `cpuft bench train` that compare with a peer; other benchmarks' lines may stand between them.
+def read_lines(path: Path, benchmark: str) -> list[dict[str, Any]]:
+    """The lines of one benchmark; others' lines may stand between them.
 
     Raises:
-        ConfigError: a line is no JSON object, or no line compares anything.
+        ConfigError: a line is no JSON object of a benchmark.
     """
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            is_comparison = row["benchmark"] == "train" and row["peer"] is not None
+            is_wanted = row["benchmark"] == benchmark
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}:{number}: expected a line of `cpuft bench … --json`") from error
-        if is_comparison:
+        if is_wanted:
             rows.append(row)
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of `cpuft bench train` that compare with a peer.
+
+    Raises:
+        ConfigError: a line is no JSON object of a benchmark, or no line compares anything.
+    """
+    rows = [row for row in read_lines(path, "train") if row.get("peer") is not None]
     if not rows:
         raise ConfigError(f"{path}: no line compares with a peer: run `cpuft bench train --peer peft-bf16 --json`")
     return rows
@@ -59,12 +69,13 @@ def arrange(rows: Iterable[dict[str, Any]]) -> dict[Group, dict[str, Bar]]:
     theirs: dict[Group, dict[str, Bar]] = {}
     for row in rows:
         group = (row["shape"], row["tokens"])
-        ours.setdefault(group, {})[_our_label(row)] = (row["tok_s"], row["peak_rss_mb"])
+        ours.setdefault(group, {})[our_label(row)] = (row["tok_s"], row["peak_rss_mb"])
         theirs.setdefault(group, {})[_peer_label(row)] = (row["peer_tok_s"], row["peer_peak_rss_mb"])
     return {group: ours[group] | theirs[group] for group in ours}
 
 
-def _our_label(row: dict[str, Any]) -> str:
+def our_label(row: dict[str, Any]) -> str:
+    """What of ours was run, of a line of `train` or `scaling`."""
     recomputes = ", recomputing" if row["activations"] == "recompute" else ""
     return f"cpuft on {row['base_type'].upper()}, {row['isa']} {row['precision']}{recomputes}"
 
@@ -150,16 +161,21 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
-def main() -> int:
-    """Draw the picture."""
+def run_script(figure_of: Callable[[Path], Figure], usage: str | None) -> int:
+    """The script that draws the picture of its first argument, a file of lines, into its second; the exit code."""
     if len(sys.argv) != 3:
-        sys.exit(__doc__)
+        sys.exit(usage)
     try:
-        save(draw(arrange(read_rows(Path(sys.argv[1])))), Path(sys.argv[2]))
+        save(figure_of(Path(sys.argv[1])), Path(sys.argv[2]))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def main() -> int:
+    """Draw the picture."""
+    return run_script(lambda results: draw(arrange(read_rows(results))), __doc__)
 
 
 if __name__ == "__main__":
