@@ -18,7 +18,7 @@ void Workspace::reserve(const Dimensions& d, int64_t T, int64_t n_targets) {
     const int64_t heads = padded(T * d.H * d.D), kv_heads = padded(T * d.K * d.D);
     const int64_t of_layer = 2 * stream + std::max(2 * wide, 4 * heads + 4 * kv_heads);
     const int64_t of_head = padded(n_targets * d.C);
-    head_chunk = head_chunk_size(n_targets, d.V, of_layer - of_head);
+    head_chunk = head_chunk_size(n_targets, d.V);
     float* next = block_.reserve(std::max(of_layer, of_head + head_chunk * d.V));
 
     head_h = next;

@@ -350,7 +350,7 @@ void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t 
     if (by_differences) {
         wanted = test::differentiate(h, [&] { return naive_cross_entropy(head, h, targets, V, C, nullptr); });
     }
-    const int64_t chunk = cpuft::head_chunk_size(n, V, 0);
+    const int64_t chunk = cpuft::head_chunk_size(n, V);
     std::vector<float> logits(static_cast<size_t>(chunk * V));
     cpuft::PackedRows packed;
     cpuft::Buffer<double> losses;
@@ -380,19 +380,13 @@ TEST(cross_entropy_in_chunks) {
     check_cross_entropy(compute, tables.back()->name, 5, (int64_t{1} << 23) - 5, 1, false);
 }
 
-TEST(head_chunks_fill_the_room) {
-    const int64_t V = int64_t{1} << 22;  // 4 tokens where there is no room for logits, 8 at most
-    for (const auto& [n, room, chunk] : {std::tuple<int64_t, int64_t, int64_t>{0, 0, 0},
-                                         {3, 0, 3},
-                                         {5, 0, 3},
-                                         {9, 0, 3},
-                                         {10, 5 * V + 1, 5},
-                                         {100, int64_t{1} << 40, 8}}) {
-        const int64_t got = cpuft::head_chunk_size(n, V, room);
-        CHECK(got == chunk, "%lld tokens, room %lld: %lld, expected %lld", (long long)n, (long long)room,
-              (long long)got, (long long)chunk);
+TEST(head_chunks_are_of_one_size) {
+    const int64_t V = int64_t{1} << 22;  // 8 tokens at most
+    for (const auto& [n, chunk] : {std::pair<int64_t, int64_t>{0, 0}, {3, 3}, {8, 8}, {9, 5}, {17, 6}, {100, 8}}) {
+        const int64_t got = cpuft::head_chunk_size(n, V);
+        CHECK(got == chunk, "%lld tokens: %lld, expected %lld", (long long)n, (long long)got, (long long)chunk);
     }
-    CHECK(cpuft::head_chunk_size(2, int64_t{1} << 26, 0) == 1, "a vocabulary larger than a chunk");
+    CHECK(cpuft::head_chunk_size(2, int64_t{1} << 26) == 1, "a vocabulary larger than a chunk");
 }
 
 }  // namespace

@@ -13,9 +13,8 @@ struct HeadWorkspace {
     Buffer<double>& losses;  // [n]
 };
 
-// Into how many tokens n are cut, in chunks of the same size but for the last, where room for `room` logits is there
-// anyway. 0 for no tokens.
-int64_t head_chunk_size(int64_t n, int64_t V, int64_t room);
+// How many of n tokens are taken at a time: chunks of the same size but for the last. 0 for no tokens.
+int64_t head_chunk_size(int64_t n, int64_t V);
 
 // h: [n, C]; head: (V, C); targets: [n]. Returns the sum of the n losses in nats. Where dh: [n, C] is not null, it is
 // filled with the gradient of that sum with respect to h; it may be the same array as h.
