@@ -14,6 +14,7 @@ BENCHMARKS = {
     "gemm": "benchmarks.gemm",
     "memory": "benchmarks.memory",
     "scaling": "benchmarks.scaling",
+    "prefix": "benchmarks.prefix",
     "merge": "benchmarks.merge",
 }
 

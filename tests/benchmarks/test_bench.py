@@ -111,6 +111,14 @@ def test_memory(models: Path) -> None:
     assert peaks[1024, "keep"] > peaks[1024, "recompute"]
 
 
+def test_memory_by_optimizer(models: Path) -> None:
+    optimizers = ("--optimizer", "adamw", "--optimizer", "adamw_8bit")
+    work = ("--tokens", 16, "--activations", "keep", "--threads", 1)
+    whole, small = bench("memory", "--shape", "tiny", "--models", models, *work, *optimizers)
+    assert (whole["optimizer"], small["optimizer"]) == ("adamw", "adamw_8bit")
+    assert small["moments_mb"] == pytest.approx(whole["moments_mb"] * (2 + 8 / 256) / 8, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("by", "field"), [("threads", "threads"), ("length", "tokens"), ("rank", "rank"), ("targets", "n_targets")]
 )
@@ -123,6 +131,19 @@ def test_scaling(by: str, field: str, models: Path) -> None:
     assert rows[1]["speedup"] == pytest.approx(rows[1]["tok_s"] / rows[0]["tok_s"], abs=1e-3)
     efficiency = pytest.approx(rows[1]["speedup"] / 2, abs=1e-3) if by == "threads" else None
     assert rows[1]["efficiency"] == efficiency
+
+
+def test_prefix() -> None:
+    """A step's examples share a beginning in one way, in the others none, whatever the speed."""
+    arguments = ("--prefix", 70, "--examples", 3, "--repeats", 1, "--threads", 1, "--tokens-per-pass", 800)
+    shared, distinct, alone = bench("prefix", *arguments)
+    assert [row["way"] for row in (shared, distinct, alone)] == ["shared", "distinct", "alone"]
+    assert shared["tokens"] == distinct["tokens"] == alone["tokens"] > 3 * 70
+    assert shared["computed"] < distinct["computed"] == alone["computed"] < alone["tokens"]
+    assert (distinct["computed"] - shared["computed"]) % 64 == 0
+    assert alone["passes"] == 3
+    assert shared["passes"] <= distinct["passes"] < 3
+    assert distinct["ratio"] == 1
 
 
 def test_merge(models: Path) -> None:
@@ -180,7 +201,7 @@ def test_bench_is_found_from_any_folder(tmp_path: Path) -> None:
     assert "scaling" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["train_throughput", "gemm", "memory", "scaling", "merge"])
+@pytest.mark.parametrize("script", ["train_throughput", "gemm", "memory", "scaling", "prefix", "merge"])
 def test_each_script_is_its_command(script: str) -> None:
     command: list[str | Path] = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--help"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)
