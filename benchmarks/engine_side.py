@@ -20,6 +20,8 @@ from benchmarks.peak_rss import own_peak_rss_mb
 from cpuft.engine import TARGETS, Batch, Engine
 from cpuft.errors import CpuftError
 
+# The optimizers as configurations name them, and how each keeps AdamW's moments.
+OPTIMIZERS: dict[str, Literal["f32", "8bit"]] = {"adamw": "f32", "adamw_8bit": "8bit"}
 Activations = Literal["keep", "recompute"]
 POLICIES: tuple[Activations, ...] = ("keep", "recompute")
 
@@ -35,13 +37,14 @@ class Settings:
     isa: str | None = None
     precision: str | None = None
     activations: Activations = "keep"
+    optimizer: str = "adamw"
     rank: int = 16
     n_targets: int = len(TARGETS)  # the first so many of TARGETS
 
 
 def run_engine(settings: Settings) -> dict[str, Any]:
-    """Measures in a fresh process: isa, precision, n_threads, seconds of each step that counts, peak_rss_mb, and parts:
-    the mean seconds of these steps by part, as Engine.profile names them.
+    """Measures in a fresh process: isa, precision, n_threads, seconds of each step that counts, peak_rss_mb, moments_mb
+    (the optimizer's), and parts: the mean seconds of these steps by part, as Engine.profile names them.
 
     Raises UserError where the engine refuses the settings.
     """
@@ -54,7 +57,12 @@ def measure(settings: Settings) -> dict[str, Any]:
     with Engine(
         Path(settings.model), threads=settings.threads, isa=settings.isa, precision=settings.precision
     ) as engine:
-        engine.adapter_init(rank=settings.rank, alpha=settings.rank, targets=TARGETS[: settings.n_targets])
+        engine.adapter_init(
+            rank=settings.rank,
+            alpha=settings.rank,
+            targets=TARGETS[: settings.n_targets],
+            moments=OPTIMIZERS[settings.optimizer],
+        )
         engine.set_activations(settings.activations)
         tokens = np.random.default_rng(0).integers(0, engine.facts["n_vocab"], settings.tokens).astype(np.int32)
         batch = Batch(tokens, np.ones(settings.tokens, np.uint8), np.array([settings.tokens], np.int64))
@@ -65,8 +73,10 @@ def measure(settings: Settings) -> dict[str, Any]:
             seconds.append(time.perf_counter() - start)
             profiles.append(engine.profile())
         facts = {name: engine.facts[name] for name in ("isa", "precision", "n_threads")}
+        moments_mb = round(engine.optimizer_state.size / 1e6, 1)
     parts = {part: statistics.fmean(profile[part] for profile in profiles[1:]) for part in profiles[0]}
-    return {**facts, "seconds": seconds[1:], "parts": parts, "peak_rss_mb": own_peak_rss_mb()}
+    memory = {"peak_rss_mb": own_peak_rss_mb(), "moments_mb": moments_mb}
+    return {**facts, "seconds": seconds[1:], "parts": parts, **memory}
 
 
 def main() -> int:

@@ -73,6 +73,7 @@ _OTHER_PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
     "cpuft_close": ([_POINTER], None),
     "cpuft_describe": ([_POINTER], _TEXT),
     "cpuft_adapter_count": ([_POINTER], _INT64),
+    "cpuft_pass_tokens": ([_POINTER], _INT64),
 }
 _STATUS_ERRORS = {1: ModelError, 2: ResourceError, 3: EngineError}
 
@@ -323,6 +324,11 @@ class Engine:
             len(batch.lengths), *keys, _address(frozen), ctypes.byref(loss), ctypes.byref(count),
         )  # fmt: skip
         return loss.value, count.value
+
+    @property
+    def pass_tokens(self) -> int:
+        """How many tokens the last pass computed: no more than it was given; see cpuft_pass_tokens."""
+        return int(_library().cpuft_pass_tokens(self._handle))
 
     def forward_frozen(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
         """Return the residual stream before the adapter's first layer, (T, n_embd): what training does not change."""

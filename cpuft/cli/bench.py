@@ -15,6 +15,7 @@ BENCHMARKS = {
     "memory": "benchmarks.memory",
     "scaling": "benchmarks.scaling",
     "profile": "benchmarks.step_profile",
+    "prefix": "benchmarks.prefix",
     "merge": "benchmarks.merge",
 }
 

@@ -38,25 +38,42 @@ def dropout_keys(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> UintA
 
 
 def passes(
-    examples: Sequence[Example], indices: npt.NDArray[np.int64], tokens_per_pass: int, keys: UintArray | None = None
+    examples: Sequence[Example],
+    indices: npt.NDArray[np.int64],
+    tokens_per_pass: int,
+    keys: UintArray | None = None,
+    *,
+    prefix_block: int | None = None,
 ) -> list[Batch]:
-    """Packs examples[indices] into few batches of at most tokens_per_pass tokens; a longer example has one to itself.
+    """Packs examples[indices] into few batches that take at most tokens_per_pass tokens; a longer example has its own.
 
     keys: [len(indices)], the examples' dropout keys, or None for no dropout.
+    prefix_block: the engine computes a beginning that examples of a pass share once, in whole blocks of so many tokens,
+        where there is no dropout: what all of them share then counts once a pass. None: it counts in each.
     """
-    lengths = [examples[i].tokens.size for i in indices]
+    chosen = [examples[i] for i in indices]
+    prefix = 0 if prefix_block is None or keys is not None else _shared_prefix(chosen) // prefix_block * prefix_block
     batches = []
-    for group in _first_fit(lengths, tokens_per_pass):
-        chosen = [examples[indices[i]] for i in group]
+    for group in _first_fit([example.tokens.size - prefix for example in chosen], tokens_per_pass - prefix):
+        grouped = [chosen[i] for i in group]
         batches.append(
             Batch(
-                tokens=np.concatenate([example.tokens for example in chosen]),
-                supervised=np.concatenate([example.supervised for example in chosen]),
-                lengths=np.asarray([example.tokens.size for example in chosen], np.int64),
+                tokens=np.concatenate([example.tokens for example in grouped]),
+                supervised=np.concatenate([example.supervised for example in grouped]),
+                lengths=np.asarray([example.tokens.size for example in grouped], np.int64),
                 dropout_keys=None if keys is None else np.ascontiguousarray(keys[group]),
             )
         )
     return batches
+
+
+def _shared_prefix(examples: Sequence[Example]) -> int:
+    """How many tokens all the examples begin with, none of which predicts a supervised token."""
+    shared = min(max(int(example.supervised.argmax()) - 1, 0) for example in examples)
+    for example in examples[1:]:
+        differs = example.tokens[:shared] != examples[0].tokens[:shared]
+        shared = int(differs.argmax()) if differs.any() else shared
+    return shared
 
 
 def _first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

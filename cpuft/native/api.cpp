@@ -254,6 +254,8 @@ cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const ui
     });
 }
 
+int64_t cpuft_pass_tokens(const cpuft_engine* engine) { return engine == nullptr ? 0 : engine->transformer.T(); }
+
 cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
                                   int64_t n_sequences, float* frozen) {
     return guarded(engine, [&] {

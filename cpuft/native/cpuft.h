@@ -155,6 +155,10 @@ CPUFT_API cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens
                                      const int64_t* lengths, int64_t n_sequences, const float* frozen, double* loss_sum,
                                      int64_t* n_supervised);
 
+/* How many tokens the last pass computed: fewer than it was given where no supervised token needs them or sequences share
+ * a beginning (native/layout.h); 0 before any pass. */
+CPUFT_API int64_t cpuft_pass_tokens(const cpuft_engine* engine);
+
 /* frozen: out, [sum(lengths), n_embd]: the residual stream before the adapter's first layer. Training does not change it,
  * and a sequence's rows do not depend, in a single bit, on the sequences beside it or on the number of threads. */
 CPUFT_API cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,

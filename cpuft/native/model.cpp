@@ -6,6 +6,7 @@
 #include "error.h"
 #include "formats.h"
 #include "gemm.h"
+#include "layers/attention.h"
 
 namespace cpuft {
 
@@ -194,10 +195,10 @@ std::string Model::describe() const {
              "\"architecture\": \"%s\", \"n_layer\": %lld, \"n_embd\": %lld, \"n_ff\": %lld, \"n_head\": %lld, "
              "\"n_head_kv\": %lld, "
              "\"head_size\": %lld, \"n_vocab\": %lld, \"n_ctx_train\": %lld, \"n_params\": %lld, \"tied_head\": %s, "
-             "\"weight_bytes\": %lld",
+             "\"weight_bytes\": %lld, \"prefix_block\": %lld",
              architecture.name, (long long)dims.n_layer, (long long)dims.C, (long long)dims.F, (long long)dims.H,
              (long long)dims.K, (long long)dims.D, (long long)dims.V, (long long)dims.n_ctx_train, (long long)n_params,
-             tied_head ? "true" : "false", (long long)file.data_bytes());
+             tied_head ? "true" : "false", (long long)file.data_bytes(), (long long)kAttentionBlock);
     return json;
 }
 

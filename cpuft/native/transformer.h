@@ -30,6 +30,8 @@ class Transformer {
     Transformer(const Model& model, Compute& compute) : model_(model), compute_(compute), rope_(model.rope) {}
 
     void set_activations(cpuft_activations policy) { policy_ = policy; }
+    // Tokens that the last pass computed.
+    int64_t T() const { return T_; }
 
     // adapter may be null in the forward-only calls: the base model alone.
     Loss forward_backward(const MicroBatch& batch, const Adapter& adapter);

@@ -6,16 +6,19 @@ counts of tokens, and divides once a step, so nothing depends on how the example
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from cpuft.config import Config, TrainJob
-from cpuft.data.batches import dropout_keys, passes, step_examples, steps_per_epoch
+from cpuft.data.batches import UintArray, dropout_keys, passes, step_examples, steps_per_epoch
+from cpuft.data.examples import Example
 from cpuft.engine import Batch, Engine, FloatArray
 from cpuft.errors import ConfigError, EngineError, ModelError
 from cpuft.train import checkpoint
@@ -79,7 +82,7 @@ class Trainer:
         self.validation: list[Batch] = []
         if inputs.validation is not None:
             examples = inputs.validation.examples
-            self.validation = passes(examples, np.arange(len(examples)), self.config.tokens_per_pass)
+            self.validation = self._passes(examples, np.arange(len(examples)))
         self.n_tokens, self.seconds = 0, 0.0  # of this process's optimizer steps
 
     def train(self, say: Say, show_progress: bool) -> Outcome:
@@ -122,7 +125,7 @@ class Trainer:
         epoch, indices = step_examples(len(self.examples), config.examples_per_step, config.seed, step)
         keys = dropout_keys(config.seed, epoch, indices) if self.dropout else None
         loss, n_supervised, n_tokens = 0.0, 0, 0
-        for batch in passes(self.examples, indices, config.tokens_per_pass, keys):
+        for batch in self._passes(self.examples, indices, keys):
             pass_loss, pass_supervised = self.engine.forward_backward(batch, self._frozen_rows(batch))
             loss += pass_loss
             n_supervised += pass_supervised
@@ -177,6 +180,12 @@ class Trainer:
             state.best_step, state.best_loss = state.step, loss
             checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
         return loss, n_supervised
+
+    def _passes(
+        self, examples: Sequence[Example], indices: npt.NDArray[np.int64], keys: UintArray | None = None
+    ) -> list[Batch]:
+        block = int(self.engine.facts["prefix_block"])
+        return passes(examples, indices, self.config.tokens_per_pass, keys, prefix_block=block)
 
     def _frozen_rows(self, batch: Batch) -> FloatArray | None:
         return None if self.frozen is None else self.frozen.rows(batch)

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from cpuft.config import Config
 
+BYTE_BLOCK = (
+    64  # values that share a float32 scale where they are kept as bytes: kByteBlock of native/kernels/kernels.h
+)
 HEADROOM = 0.85  # of the memory that is free: other programs, and the workspaces that one layer's pass needs
 
 
@@ -21,15 +24,23 @@ def activation_policy(config: Config, facts: Mapping[str, Any], n_tokens: int) -
 def activation_bytes(config: Config, facts: Mapping[str, Any], n_tokens: int) -> int:
     """What the adapted layers of a pass keep for the backward pass under "keep", in bytes.
 
-    A token leaves in each layer: q, k, v, the attention's output, the residual after it, and the gate and up
-    projections, in the precision of the products; and in float32 the residual before the layer, a sum for each head,
-    and `rank` values for each adapted linear layer. The large arrays are those of native/activations.h.
+    A token leaves in each layer what native/activations.h lists: the residual before it, q, k, v, the attention's
+    output, the residual after that, and the MLP's gate and up, in bfloat16 unless the precision is f32, gate and up in
+    bytes where it is int8; and in float32 a sum for each head, and `rank` values for each adapted linear layer.
     """
     embd, ff, head, head_kv = (int(facts[name]) for name in ("n_embd", "n_ff", "n_head", "n_head_kv"))
     n_layer = min(int(facts["n_layer"]), config.lora.layers or int(facts["n_layer"]))
-    wide = 2 * (head + head_kv) * int(facts["head_size"]) + embd + 2 * ff
-    narrow = embd + head + config.lora.rank * len(config.lora.targets)
-    return n_tokens * n_layer * (wide * (4 if facts["precision"] == "f32" else 2) + 4 * narrow)
+    rows = 2 * embd + 2 * (head + head_kv) * int(facts["head_size"])
+    sums = head + config.lora.rank * len(config.lora.targets)
+    rows_bytes = rows * (4 if facts["precision"] == "f32" else 2)
+    return n_tokens * n_layer * (rows_bytes + 2 * _mlp_bytes(ff, facts["precision"]) + 4 * sums)
+
+
+def _mlp_bytes(n_ff: int, precision: str) -> int:
+    """Of a row of gate or up as native/stored_rows.h keeps it."""
+    if precision == "int8":
+        return -(-n_ff // BYTE_BLOCK) * 4 + -(-n_ff // 4) * 4
+    return n_ff * (4 if precision == "f32" else 2)
 
 
 def free_memory() -> int:

@@ -112,6 +112,14 @@ def test_memory(models: Path) -> None:
     assert peaks[1024, "keep"] > peaks[1024, "recompute"]
 
 
+def test_memory_by_optimizer(models: Path) -> None:
+    optimizers = ("--optimizer", "adamw", "--optimizer", "adamw_8bit")
+    work = ("--tokens", 16, "--activations", "keep", "--threads", 1)
+    whole, small = bench("memory", "--shape", "tiny", "--models", models, *work, *optimizers)
+    assert (whole["optimizer"], small["optimizer"]) == ("adamw", "adamw_8bit")
+    assert small["moments_mb"] == pytest.approx(whole["moments_mb"] * (2 + 8 / 256) / 8, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("by", "field"), [("threads", "threads"), ("length", "tokens"), ("rank", "rank"), ("targets", "n_targets")]
 )
@@ -139,6 +147,19 @@ def test_profile(models: Path) -> None:
     # What Python adds to a step belongs to no part.
     assert sum(seconds[part] for part in parts) <= sum(seconds[part] for part in sums) * 1.001 + 1e-5
     assert shares["gemm + attention"] + shares["everything else"] == pytest.approx(1, abs=1e-3)
+
+
+def test_prefix() -> None:
+    """A step's examples share a beginning in one way, in the others none, whatever the speed."""
+    arguments = ("--prefix", 70, "--examples", 3, "--repeats", 1, "--threads", 1, "--tokens-per-pass", 800)
+    shared, distinct, alone = bench("prefix", *arguments)
+    assert [row["way"] for row in (shared, distinct, alone)] == ["shared", "distinct", "alone"]
+    assert shared["tokens"] == distinct["tokens"] == alone["tokens"] > 3 * 70
+    assert shared["computed"] < distinct["computed"] == alone["computed"] < alone["tokens"]
+    assert (distinct["computed"] - shared["computed"]) % 64 == 0
+    assert alone["passes"] == 3
+    assert shared["passes"] <= distinct["passes"] < 3
+    assert distinct["ratio"] == 1
 
 
 def test_merge(models: Path) -> None:
@@ -196,7 +217,7 @@ def test_bench_is_found_from_any_folder(tmp_path: Path) -> None:
     assert "scaling" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["train_throughput", "gemm", "memory", "scaling", "step_profile", "merge"])
+@pytest.mark.parametrize("script", ["train_throughput", "gemm", "memory", "scaling", "step_profile", "prefix", "merge"])
 def test_each_script_is_its_command(script: str) -> None:
     command: list[str | Path] = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--help"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)

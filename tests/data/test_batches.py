@@ -1,5 +1,7 @@
 """Proves that every example is seen once an epoch, in an order of the seed alone, packed without padding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -64,3 +66,40 @@ def test_passes_are_few() -> None:
     lengths = [6, 6, 5, 5, 4, 4]
     assert len(passes(examples(lengths), np.arange(6), 10)) == 3
     assert passes(examples(lengths), np.arange(6), 10)[0].dropout_keys is None
+
+
+def with_prefix(prefix: int, answers: list[int]) -> list[Example]:
+    """Examples that begin with `prefix` equal tokens, then have one of their own, and an answer of so many more."""
+    beginning = np.arange(prefix, dtype=np.int32)
+    return [
+        Example(
+            np.concatenate([beginning, np.full(n + 1, 1000 + i, np.int32)]),
+            np.concatenate([np.zeros(prefix + 1, np.uint8), np.ones(n, np.uint8)]),
+            f"d:{i}",
+        )
+        for i, n in enumerate(answers)
+    ]
+
+
+def test_a_shared_beginning_counts_once_a_pass() -> None:
+    four = with_prefix(20, [9, 9, 9, 9])  # 30 tokens each, 16 of them in two whole blocks that all share
+    everyone = np.arange(4)
+
+    def sizes(budget: int, **options: Any) -> list[int]:
+        return [batch.lengths.size for batch in passes(four, everyone, budget, **options)]
+
+    assert sizes(16 + 4 * 14, prefix_block=8) == [4]
+    assert sizes(16 + 4 * 14 - 1, prefix_block=8) == [3, 1]
+    assert sizes(16 + 4 * 14) == [2, 2]
+    assert sizes(16 + 4 * 14, prefix_block=8, keys=dropout_keys(0, 0, everyone)) == [2, 2]  # dropout shares nothing
+    assert sizes(1, prefix_block=8) == [1, 1, 1, 1]
+
+
+def test_what_predicts_a_supervised_token_is_not_shared() -> None:
+    """Two equal examples: the answer's first token stands at 17, so 16 predicts it, and one block of 16 is shared."""
+    one = with_prefix(16, [5])[0]
+    batches = passes([one, one], np.arange(2), 16 + 2 * 6, prefix_block=16)
+    assert [batch.lengths.size for batch in batches] == [2]
+    assert len(passes([one, one], np.arange(2), 16 + 2 * 6 - 1, prefix_block=16)) == 2
+    earlier = Example(one.tokens, np.roll(one.supervised, -1), "d")
+    assert len(passes([earlier, earlier], np.arange(2), 16 + 2 * 6, prefix_block=16)) == 2

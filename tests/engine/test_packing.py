@@ -7,6 +7,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from cpuft.data import examples as data
+from cpuft.data.batches import passes
+
 from .comparison import batch, distance, open_case, run, step
 from .golden import CASES, Example
 from .random_model import ModelSpec
@@ -158,6 +161,8 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(
     with open_case(model_of(case.model), case, precision=precision) as engine:
         engine.set_activations(activations)
         loss, together = run(engine, examples)
+        needed = sum(int(example.supervised.nonzero()[0][-1]) for example in examples)
+        assert engine.pass_tokens == needed - 2 * 128
         alone = [run(engine, [example]) for example in examples]
         assert engine.forward(batch(examples))[0] == pytest.approx(loss, rel=1e-12)
     assert loss == pytest.approx(sum(one for one, _ in alone), rel=1e-12)
@@ -177,3 +182,18 @@ def test_dropout_keeps_prefixes_apart(model_of: ModelOf) -> None:
         for key, example in enumerate(examples, 1):
             engine.forward_backward(batch([example], [key]))
         assert distance(engine.gradients, together.astype(np.float64)) < REORDERED
+
+
+def test_passes_keep_to_their_tokens_where_they_share_a_prefix(model_of: ModelOf) -> None:
+    """What all examples share counts once when passes are made; the engine computes no more than that."""
+    case = CASES["qwen2"]
+    pairs = [*with_prefix(case.model.n_vocab, 140, (30, 5, 41)), *with_prefix(case.model.n_vocab, 140, (60, 12))]
+    examples = [data.Example(pair.tokens, pair.supervised, "test") for pair in pairs]
+    with open_case(model_of(case.model), case) as engine:
+        block, indices = int(engine.facts["prefix_block"]), np.arange(len(examples))
+        for most, n_passes, n_apart in ((300, 2, 4), (500, 1, 2), (2000, 1, 1)):
+            batches = passes(examples, indices, most, prefix_block=block)
+            assert (len(batches), len(passes(examples, indices, most))) == (n_passes, n_apart)
+            for made in batches:
+                engine.forward(made)
+                assert engine.pass_tokens <= most

@@ -20,15 +20,18 @@ FACTS: dict[str, Any] = {
     "weight_bytes": 5_000_000,
 }
 CONFIG = Config(LoraConfig(rank=8, target_modules=("q_proj", "up_proj")))
-WIDE = 2 * 200 + 2 * 100 + 100 + 2 * 1000  # q, o; k, v; residual after attention; gate, up
-NARROW = 100 + 10 + 2 * 8  # residual before the layer; one for each head; rank values for each target
+ROWS = 2 * 100 + 2 * 200 + 2 * 100  # residual before the layer and after attention; q, o; k, v
+MLP = 2 * 1000  # gate, up
+SUMS = 10 + 2 * 8  # one for each head; rank values for each target
 
 
 def test_the_size_of_what_is_kept() -> None:
-    assert activation_bytes(CONFIG, FACTS, 7) == 7 * 3 * 4 * (WIDE + NARROW)
-    assert activation_bytes(CONFIG, {**FACTS, "precision": "bf16"}, 7) == 7 * 3 * (2 * WIDE + 4 * NARROW)
+    assert activation_bytes(CONFIG, FACTS, 7) == 7 * 3 * 4 * (ROWS + MLP + SUMS)
+    assert activation_bytes(CONFIG, {**FACTS, "precision": "bf16"}, 7) == 7 * 3 * (2 * (ROWS + MLP) + 4 * SUMS)
+    scales = 2 * 16 * 4  # of 1000 values in blocks of 64, for gate and up
+    assert activation_bytes(CONFIG, {**FACTS, "precision": "int8"}, 7) == 7 * 3 * (2 * ROWS + MLP + scales + 4 * SUMS)
     last = replace(CONFIG, lora=replace(CONFIG.lora, layers=1))
-    assert activation_bytes(last, FACTS, 7) == 7 * 4 * (WIDE + NARROW)
+    assert activation_bytes(last, FACTS, 7) == 7 * 4 * (ROWS + MLP + SUMS)
 
 
 def test_the_policy_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
