@@ -1,6 +1,6 @@
 // Turning the common weight formats straight into the signed bytes of an int8 product. The float32 readers of weights.h, and
-// int8_value after them, are the slow twin and serve all other formats. 256-bit instructions for all CPUs: with them a byte
-// costs less than storing it in a panel does. Internal linkage, as in simd.h.
+// int8_value after them, are the slow twin and serve all other formats. Written once, with 256-bit instructions, for CPUs
+// with AVX-512 and without. Internal linkage, as in simd.h.
 #pragma once
 
 #include "weights.h"
