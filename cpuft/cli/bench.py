@@ -15,6 +15,7 @@ BENCHMARKS = {
     "memory": "benchmarks.memory",
     "scaling": "benchmarks.scaling",
     "merge": "benchmarks.merge",
+    "precision": "benchmarks.precision",
 }
 
 
@@ -48,11 +49,12 @@ class CheckoutGroup(click.Group):
 
 @click.group("bench", cls=CheckoutGroup)
 def bench() -> None:
-    """Measure speed and memory, with a ratio to a peer or an error beside every speed.
+    """Measure speed and memory, with a ratio to a peer or an error beside every speed, and what rounding costs.
 
     \b
     Examples:
       cpuft bench train --shape qwen2.5-0.5b --peer peft-bf16    (`make peers` installs PyTorch and PEFT)
       cpuft bench gemm --type q4_k
       cpuft bench merge --json >> results.jsonl
+      cpuft bench precision --part gradients
     """
