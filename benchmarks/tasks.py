@@ -37,8 +37,9 @@ Tokens = npt.NDArray[np.int32]
 
 # Rows of whole K-quant blocks, grouped heads, and layers enough for roundings to add up; a step takes half a second.
 SHAPE = Shape("llama", DEMO_VOCABULARY, 2048, 4, 512, 1024, 8, 2, 64, 1024, 1e4, 1e-5, False)
-# Logits that a call of the engine may store while sampling: 128 MiB.
-MOST_LOGITS = 1 << 25
+# Logits that a call of the engine may store while sampling: 16 MiB. With eight times as many, what a pass of so many tokens
+# keeps falls out of the caches, and sampling took 1.5 times as long.
+MOST_LOGITS = 1 << 22
 
 
 @dataclass(frozen=True)
