@@ -20,13 +20,7 @@ def model_options(default_shape: str | None) -> Callable[[Command], Command]:
     return _all(
         click.option("--shape", type=click.Choice(list(SHAPES)), help=SHAPE_HELP, **_required_or(default_shape)),
         click.option("--base-type", default="q4_k_m", show_default=True, help="A file type of llama-quantize."),
-        click.option(
-            "--models",
-            type=click.Path(path_type=Path),
-            default=lambda: cache.cache_dir() / "benchmarks",
-            show_default="benchmarks/ in the cache",
-            help="The folder where models are kept.",
-        ),
+        models_option,
     )
 
 
@@ -52,6 +46,13 @@ def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]
     return decorate
 
 
+models_option = click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    default=lambda: cache.cache_dir() / "benchmarks",
+    show_default="benchmarks/ in the cache",
+    help="The folder where models are kept.",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(0), default=Settings.threads, show_default=True, help="0: every CPU."
 )

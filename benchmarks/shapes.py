@@ -9,7 +9,7 @@ Usage: python benchmarks/shapes.py SHAPE TYPE FILE
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cpuft import engine, toolchain
+from cpuft import demo, engine, toolchain
 from cpuft.files import atomic_write
 from cpuft.models import gguf_writer
 from cpuft.models.gguf import TYPES_BY_NAME, Field, read_gguf
@@ -28,7 +28,10 @@ from cpuft.models.mixture import mixture
 
 @dataclass(frozen=True)
 class Shape:
-    """A public model's configuration. vocabulary: the name of one of llama.cpp's vocabulary files."""
+    """A public model's configuration.
+
+    vocabulary: the name of one of llama.cpp's vocabulary files, or DEMO_VOCABULARY.
+    """
 
     architecture: str
     vocabulary: str
@@ -78,6 +81,7 @@ class Shape:
 
 
 TINY = "tiny"
+DEMO_VOCABULARY = "demo"  # the demo's base model's: 2048 tokens
 SHAPES = {
     "qwen2.5-0.5b": Shape("qwen2", "qwen2", 151936, 24, 896, 4864, 14, 2, 64, 32768, 1e6, 1e-6, True),
     "qwen2.5-1.5b": Shape("qwen2", "qwen2", 151936, 28, 1536, 8960, 12, 2, 128, 32768, 1e6, 1e-6, True),
@@ -106,8 +110,15 @@ def model_file(folder: Path, shape_name: str, file_type: str) -> Path:
     return path
 
 
-def write_model(path: Path, shape: Shape, file_type: str) -> None:
-    """Writes a model of this shape, with the types that llama-quantize chooses for `file_type`; whole or not at all."""
+# The values of a matrix (rows, cols).
+Weights = Callable[[TensorInfo, np.random.Generator], engine.FloatArray]
+
+
+def write_model(path: Path, shape: Shape, file_type: str, weights: Weights | None = None) -> None:
+    """Writes a model of this shape, with the types that llama-quantize chooses for `file_type`; whole or not at all.
+
+    weights: the values of each matrix; by default a few rows, drawn once and repeated, which is enough for a speed.
+    """
     fields = _metadata(shape)
     infos = _retyped(fields, tensors(shape), file_type)
     rng = np.random.default_rng(0)
@@ -117,6 +128,8 @@ def write_model(path: Path, shape: Shape, file_type: str) -> None:
         for info in infos:
             if len(info.shape) == 1:
                 stream.write(_vector(shape, info, rng).astype("<f4").tobytes())
+            elif weights is not None:
+                stream.write(engine.quantize(info.type.id, weights(info, rng)).tobytes())
             else:
                 for rows in _row_blocks(info, drawn, rng):
                     stream.write(rows.tobytes())
@@ -137,7 +150,9 @@ def _metadata(shape: Shape) -> list[Field]:
         "rope.dimension_count": shape.head_size,
         "vocab_size": shape.n_vocab,
     }
-    source = toolchain.locate().source / "models" / f"ggml-vocab-{shape.vocabulary}.gguf"
+    source = demo.BASE_MODEL
+    if shape.vocabulary != DEMO_VOCABULARY:
+        source = toolchain.locate().source / "models" / f"ggml-vocab-{shape.vocabulary}.gguf"
     tokenizer = [field for key, field in read_gguf(source).fields.items() if key.startswith("tokenizer.")]
     return [
         gguf_writer.text("general.architecture", prefix),

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "profile": "benchmarks.step_profile",
     "prefix": "benchmarks.prefix",
     "merge": "benchmarks.merge",
+    "precision": "benchmarks.precision",
 }
 
 
@@ -50,7 +51,7 @@ class CheckoutGroup(click.Group):
 
 @click.group("bench", cls=CheckoutGroup)
 def bench() -> None:
-    """Measure speed and memory, with a ratio to a peer or an error beside every speed.
+    """Measure speed and memory, with a ratio to a peer or an error beside every speed, and what rounding costs.
 
     \b
     Examples:
@@ -58,4 +59,5 @@ def bench() -> None:
       cpuft bench gemm --type q4_k
       cpuft bench profile --shape qwen2.5-3b
       cpuft bench merge --json >> results.jsonl
+      cpuft bench precision --part gradients
     """

@@ -217,7 +217,10 @@ def test_bench_is_found_from_any_folder(tmp_path: Path) -> None:
     assert "scaling" in done.stdout
 
 
-@pytest.mark.parametrize("script", ["train_throughput", "gemm", "memory", "scaling", "step_profile", "prefix", "merge"])
+SCRIPTS = ("train_throughput", "gemm", "memory", "scaling", "step_profile", "precision", "prefix", "merge")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_is_its_command(script: str) -> None:
     command: list[str | Path] = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--help"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)
