@@ -285,7 +285,8 @@ Activations& Transformer::activations(int64_t layer) {
 void Transformer::exchange_wide(Activations& a) { std::swap(a.wide, activations_.back().wide); }
 
 AttentionShape Transformer::attention_shape() const {
-    return {model_.dims.H, model_.dims.K, model_.dims.D, 1.0f / std::sqrt(static_cast<float>(model_.dims.D))};
+    // No architecture that is read has a window or caps its scores.
+    return {model_.dims.H, model_.dims.K, model_.dims.D, 1.0f / std::sqrt(static_cast<float>(model_.dims.D)), 0, 0.0f};
 }
 
 }  // namespace cpuft

@@ -2,7 +2,9 @@
 // matrix exists (Dao et al. 2022, arXiv:2205.14135). Sequences of a pass lie end to end and do not see each other, but some
 // may have a common beginning.
 //
-//   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij - lse_i),   o_i = sum_j p_ij v_j
+//   s_ij = cap(scale q_i . k_j)  (i - window < j <= i),   p_ij = exp(s_ij - lse_i),   o_i = sum_j p_ij v_j
+//
+// cap(s) = soft_cap tanh(s / soft_cap) (Gemma 2, arXiv:2408.00118). Positions i and j count from the beginning of a sequence.
 #pragma once
 
 #include <vector>
@@ -14,9 +16,11 @@ namespace cpuft {
 struct AttentionShape {
     int64_t H, K, D;  // query heads, key heads, head size
     float scale;      // 1 / sqrt(D)
+    int64_t window;   // keys that a query sees, its own the last of them; 0: all before it
+    float soft_cap;   // bound of the scores; 0: none
 };
 
-// Rows of queries and keys in a tile. 64 x 64 scores are 16 KiB, half of an L1 cache.
+// Keys are met in blocks of so many, counted from the beginning of the sequence.
 constexpr int64_t kAttentionBlock = 64;
 
 // The sequences of a pass: segment s is tokens [start[s], start[s + 1]), seen by itself and, where prefix[t] = s, by the

@@ -16,7 +16,7 @@ constexpr int64_t kChunkValues = int64_t{1} << 25;
 double cross_entropy(const RowKernels& rows, float* logits, int32_t target, int64_t V, bool with_gradient) {
     const float largest = rows.maximum(logits, V);
     const float of_target = logits[target];
-    const float sum = rows.exp_sum(logits, largest, V);
+    const float sum = rows.exp_sum(logits, 1.0f, largest, V);
     if (with_gradient) {
         rows.scale(1.0f / sum, logits, V);
         logits[target] -= 1.0f;
