@@ -13,14 +13,12 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.fresh_process import figures_of
+from benchmarks.native_program import native_program
 from benchmarks.options import json_option, kernel_options, repeats_option
 from benchmarks.peak import measure_peak
 from benchmarks.report import Row, print_rows, rates
 from benchmarks.shapes import SHAPES
-from cpuft import toolchain
 from cpuft.models.gguf import TYPES_BY_NAME
-from cpuft.toolchain import build, cache, ninja, sources
-from cpuft.toolchain.compiler import find_compilers
 
 TYPES = ("q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q5_0", "iq4_xs", "f16", "bf16", "f32")
 DIRECTIONS = ("forward", "backward")
@@ -115,7 +113,7 @@ def measure(
 
     A type whose blocks do not divide the rows of a size is left out, with a note on stderr.
     """
-    program = gemm_program()
+    program = native_program("gemm")
     kernels: list[str | Path] = [program, isa or os.environ.get("CPUFT_ISA") or "best", str(threads)]
     facts = figures_of(kernels)
     for layer in layers:
@@ -154,23 +152,6 @@ def _row(
         "fill_ns": round(1e9 * statistics.median(product["fill_seconds"]) / (layer.outputs * layer.inputs), 4),
         "residual": product["residual"],
     }
-
-
-def gemm_program() -> Path:
-    """gemm_bench.cpp, brought up to date in the tree where this checkout's engine is compiled.
-
-    Raises:
-        ToolchainError: there is no toolchain, or the program does not compile.
-    """
-    built = toolchain.locate()
-    tree = build.engine_tree(cache.cache_dir(), built.root)
-    log = tree / "benchmarks.log"
-    options = {**build.engine_options(built.source, built.lib_dir), "CPUFT_BUILD_BENCHMARKS": "ON"}
-    with cache.locked(cache.cache_dir(), lambda: None) as lock:
-        ninja.configure(sources.project_dir(), tree, options, compilers=find_compilers(), log=log, lock=lock)
-        target = ["cpuft_gemm_bench"]
-        ninja.compile_targets(tree, target, jobs=build.default_jobs(), title="gemm benchmark", log=log, lock=lock)
-    return tree / "benchmarks" / "cpuft_gemm_bench"
 
 
 if __name__ == "__main__":

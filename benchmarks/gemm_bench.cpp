@@ -1,31 +1,24 @@
 // Times and checks one product of the engine's matrix code, through its internal headers. gemm.py runs it.
 //
-//   gemm_bench ISA THREADS
-//       prints {"isa": ..., "n_threads": ..., "precisions": [...]}: what the kernel table of this name has
-//   gemm_bench ISA THREADS PRECISION TYPE DIRECTION M OUTPUTS INPUTS REPEATS
+//   gemm_bench ISA THREADS PRECISION TYPE DIRECTION M OUTPUTS INPUTS REPEATS     (native_bench.h: the first three, and errors)
 //       prints {"seconds": [...], "pack_seconds": [...], "fill_seconds": [...], "residual": ...}
-// or {"error": ...} with the exit code 2.
 //
-// ISA: a table's name, or "best". THREADS: 0 for every CPU. TYPE: the number of a ggml type. W is OUTPUTS x INPUTS.
-// DIRECTION: "forward" is X W^T with X M x INPUTS, "backward" is dY W with dY M x OUTPUTS.
-// seconds are those of a whole product, from float32 rows and W as stored to float32 results; pack_seconds are the part
-// of them in which the rows were packed, which layers that share an input pay once. fill_seconds are those of one thread
-// that turns W once into the panels that the product multiplies, and does nothing else.
+// TYPE: the number of a ggml type. W is OUTPUTS x INPUTS. DIRECTION: "forward" is X W^T with X M x INPUTS, "backward" is
+// dY W with dY M x OUTPUTS. seconds are those of a whole product, from float32 rows and W as stored to float32 results;
+// pack_seconds are the part of them in which the rows were packed, which layers that share an input pay once. fill_seconds
+// are those of one thread that turns W once into the panels that the product multiplies, and does nothing else.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "compute.h"
-#include "error.h"
 #include "formats.h"
 #include "gemm.h"
+#include "native_bench.h"
 #include "weight_panel.h"
 
 namespace {
@@ -41,31 +34,7 @@ constexpr int64_t kDrawnRows = 64;
 // Rows of the result that are compared with a product in double: spread evenly, with the first and the last among them.
 constexpr int64_t kCheckedRows = 8;
 
-// ---- What a kernel table has ----------------------------------------------------------------------------------------
-
-// The precisions in which the table's products differ: without a kernel of its own, bf16 multiplies as f32 does.
-std::vector<std::pair<std::string, Precision>> precisions(const KernelTable& table) {
-    std::vector<std::pair<std::string, Precision>> known = {{"f32", Precision::kF32}};
-    if (table.bf16 != nullptr) known.push_back({"bf16", Precision::kBf16});
-    if (table.int8 != nullptr) known.push_back({"int8", Precision::kInt8});
-    return known;
-}
-
-Precision find_precision(const KernelTable& table, const std::string& wanted) {
-    for (const auto& [name, precision] : precisions(table)) {
-        if (name == wanted) return precision;
-    }
-    cpuft::refuse("isa \"%s\" has no products in \"%s\"", table.name, wanted.c_str());
-}
-
 // ---- Operands -------------------------------------------------------------------------------------------------------
-
-std::vector<float> normal_values(std::mt19937& random, int64_t n, float deviation) {
-    std::normal_distribution<float> normal(0.0f, deviation);
-    std::vector<float> values(static_cast<size_t>(n));
-    for (float& value : values) value = normal(random);
-    return values;
-}
 
 struct Weights {
     Matrix matrix;
@@ -80,7 +49,7 @@ Weights make_weights(std::mt19937& random, ggml_type type, int64_t rows, int64_t
     if (type < 0 || type >= GGML_TYPE_COUNT || !cpuft::is_weight_type(type) || cols % ggml_blck_size(type) != 0)
         cpuft::refuse("type %d cannot hold rows of %lld values", static_cast<int>(type), (long long)cols);
     Weights w;
-    w.drawn = normal_values(random, kDrawnRows * cols, 1.0f / std::sqrt(static_cast<float>(cols)));
+    w.drawn = bench::normal_values(random, kDrawnRows * cols, 1.0f / std::sqrt(static_cast<float>(cols)));
     const size_t row_bytes = ggml_row_size(type, cols);
     std::vector<char> quantized(row_bytes * static_cast<size_t>(kDrawnRows));
     const auto bytes = static_cast<int64_t>(quantized.size());
@@ -133,10 +102,6 @@ double residual(const Problem& problem, const std::vector<float>& c) {
     return std::sqrt(error / norm);
 }
 
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
 struct Seconds {
     std::vector<double> whole, pack;
 };
@@ -146,17 +111,17 @@ Seconds time_products(Compute& compute, const Problem& problem, int repeats, std
     cpuft::PackedRows packed;
     Seconds seconds;
     for (int repeat = 0; repeat <= repeats; ++repeat) {
-        const auto start = Clock::now();
+        const auto start = bench::Clock::now();
         packed.pack_rows(compute, compute.weight_gemm, problem.rows.data(), problem.m, problem.depth(),
                          problem.forward ? nullptr : problem.w.matrix.row_scale);
-        const double pack = since(start);
+        const double pack = bench::seconds_since(start);
         if (problem.forward) {
             cpuft::multiply_transposed(compute, {{packed, problem.w.matrix}}, nullptr, false, c.data());
         } else {
             cpuft::multiply(compute, {{packed, problem.w.matrix}}, false, c.data());
         }
         if (repeat == 0) continue;
-        seconds.whole.push_back(since(start));
+        seconds.whole.push_back(bench::seconds_since(start));
         seconds.pack.push_back(pack);
     }
     return seconds;
@@ -173,48 +138,26 @@ std::vector<double> time_fills(Compute& compute, const Matrix& w, bool forward, 
     std::vector<char> blocks(static_cast<size_t>(block_bytes * (columns / kernel.nr + 1)));
     std::vector<double> seconds;
     for (int repeat = 0; repeat <= repeats; ++repeat) {
-        const auto start = Clock::now();
+        const auto start = bench::Clock::now();
         for (int64_t n0 = 0; n0 < width; n0 += columns) {
             for (int64_t k0 = 0; k0 < depth; k0 += cpuft::kBlockDepth) {
                 fill(kernel, w, reader, n0, std::min(columns, width - n0), k0, std::min(cpuft::kBlockDepth, depth - k0),
                      compute.scratch[0], {blocks.data(), block_bytes});
             }
         }
-        if (repeat > 0) seconds.push_back(since(start));
+        if (repeat > 0) seconds.push_back(bench::seconds_since(start));
     }
     return seconds;
 }
 
 // ---- Command line ---------------------------------------------------------------------------------------------------
 
-std::string joined(const std::vector<double>& values) {
-    std::string text;
-    for (const double value : values) {
-        char digits[32];
-        std::snprintf(digits, sizeof digits, "%s%.9g", text.empty() ? "" : ", ", value);
-        text += digits;
-    }
-    return "[" + text + "]";
-}
-
-void describe(const KernelTable& table, int n_threads) {
-    std::string names;
-    for (const auto& [name, precision] : precisions(table)) names += (names.empty() ? "\"" : ", \"") + name + "\"";
-    std::printf("{\"isa\": \"%s\", \"n_threads\": %d, \"precisions\": [%s]}\n", table.name, n_threads, names.c_str());
-}
-
-int64_t positive(const char* text) {
-    const long long value = std::atoll(text);
-    if (value < 1) cpuft::refuse("\"%s\" is no positive number", text);
-    return value;
-}
-
 void run(const KernelTable& table, int n_threads, char** argv) {
-    Compute compute(n_threads, table, find_precision(table, argv[0]));
+    Compute compute(n_threads, table, bench::find_precision(table, argv[0]));
     const auto type = static_cast<ggml_type>(std::atoi(argv[1]));
     const bool forward = std::strcmp(argv[2], "forward") == 0;
-    const int64_t m = positive(argv[3]), outputs = positive(argv[4]), inputs = positive(argv[5]);
-    const int repeats = static_cast<int>(positive(argv[6]));
+    const int64_t m = bench::positive(argv[3]), outputs = bench::positive(argv[4]), inputs = bench::positive(argv[5]);
+    const int repeats = static_cast<int>(bench::positive(argv[6]));
     std::mt19937 random(0);
     Weights w = make_weights(random, type, outputs, inputs, n_threads);
     if (compute.precision == Precision::kInt8) {
@@ -222,35 +165,17 @@ void run(const KernelTable& table, int n_threads, char** argv) {
         w.matrix.row_scale = w.row_scale.data();
     }
     Problem problem{forward, m, w, {}};
-    problem.rows = normal_values(random, m * problem.depth(), 1.0f);
+    problem.rows = bench::normal_values(random, m * problem.depth(), 1.0f);
     std::vector<float> c(static_cast<size_t>(m * problem.width()));
     const Seconds seconds = time_products(compute, problem, repeats, c);
     const std::vector<double> fill_seconds = time_fills(compute, w.matrix, forward, repeats);
     std::printf("{\"seconds\": %s, \"pack_seconds\": %s, \"fill_seconds\": %s, \"residual\": %.6g}\n",
-                joined(seconds.whole).c_str(), joined(seconds.pack).c_str(), joined(fill_seconds).c_str(),
-                residual(problem, c));
+                bench::joined(seconds.whole).c_str(), bench::joined(seconds.pack).c_str(),
+                bench::joined(fill_seconds).c_str(), residual(problem, c));
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 3 && argc != 10) {
-        std::fprintf(stderr, "usage: gemm_bench ISA THREADS [PRECISION TYPE DIRECTION M OUTPUTS INPUTS REPEATS]\n");
-        return 2;
-    }
-    try {
-        const KernelTable& table = cpuft::select_kernels(std::strcmp(argv[1], "best") == 0 ? nullptr : argv[1]);
-        const int wanted = std::atoi(argv[2]), n_threads = wanted > 0 ? wanted : cpuft::available_cpus();
-        if (argc == 3) {
-            describe(table, n_threads);
-        } else {
-            run(table, n_threads, argv + 3);
-        }
-    } catch (const cpuft::InputError& error) {
-        std::string sentence = error.what();
-        std::replace(sentence.begin(), sentence.end(), '"', '\'');  // so that it is a JSON string as it stands
-        std::printf("{\"error\": \"%s\"}\n", sentence.c_str());
-        return 2;
-    }
-    return 0;
+    return bench::run_main(argc, argv, "PRECISION TYPE DIRECTION M OUTPUTS INPUTS REPEATS", run);
 }

@@ -12,6 +12,7 @@ from cpuft.toolchain import sources
 BENCHMARKS = {
     "train": "benchmarks.train_throughput",
     "gemm": "benchmarks.gemm",
+    "attention": "benchmarks.attention",
     "memory": "benchmarks.memory",
     "scaling": "benchmarks.scaling",
     "profile": "benchmarks.step_profile",

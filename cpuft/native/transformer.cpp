@@ -269,7 +269,8 @@ int64_t Transformer::rows_behind_attention(int64_t layer) const {
 }
 
 AttentionShape Transformer::attention_shape() const {
-    return {model_.dims.H, model_.dims.K, model_.dims.D, 1.0f / std::sqrt(static_cast<float>(model_.dims.D))};
+    // No architecture that is read has a window or caps its scores.
+    return {model_.dims.H, model_.dims.K, model_.dims.D, 1.0f / std::sqrt(static_cast<float>(model_.dims.D)), 0, 0.0f};
 }
 
 }  // namespace cpuft

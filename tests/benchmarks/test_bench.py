@@ -103,6 +103,15 @@ def test_gemm_covers_the_layers_of_a_model() -> None:
     }  # fmt: skip
 
 
+def test_attention_is_right_in_both_directions_of_every_head_size() -> None:
+    rows = bench("attention", "--tokens", 70, "--heads", 2, "--kv-heads", 1, "--repeats", 1, "--threads", 2)
+    sizes = {(row["head_size"], row["direction"]) for row in rows}
+    assert sizes == {(size, direction) for size in (64, 128, 256) for direction in ("forward", "backward")}
+    for row in rows:
+        assert 0 < row["residual"] < 2 * MOST_RESIDUAL[row["precision"]], row  # of gradients, behind two products
+        assert row["of_gemm"] == pytest.approx(row["gflops"] / row["gemm_gflops"], abs=1e-3)
+
+
 def test_memory(models: Path) -> None:
     lengths = ("--tokens", 16, "--tokens", 1024)
     rows = bench("memory", "--shape", "tiny", "--models", models, *lengths, "--threads", 1)
@@ -184,13 +193,14 @@ def test_merge_compares_like_with_like(models: Path) -> None:
         (["train", "--shape", "tiny", "--isa", "mmx"], 'unknown isa "mmx"'),
         (["gemm", "--isa", "mmx"], "unknown isa 'mmx'"),
         (["gemm", "--size", "12"], "expected OUTPUTSxINPUTS"),
+        (["attention", "--heads", "3", "--kv-heads", "2"], "3 query heads cannot share 2 key heads"),
         (["scaling", "--value", "3"], "--value needs one --by"),
         (["train", "--shape", "tiny", "--peer", "peft-f32", "--peer-python", "gone"], "run `make peers`"),
         (["merge", "--shape", "tiny", "--repeats", "1", "--type", "nope"], "unknown type 'nope'"),
     ],
 )
 def test_a_mistake_is_a_sentence(arguments: list[str], sentence: str, models: Path) -> None:
-    folder = [] if arguments[0] == "gemm" else ["--models", str(models)]
+    folder = [] if arguments[0] in ("gemm", "attention") else ["--models", str(models)]
     result = CliRunner().invoke(cli, ["bench", *arguments, *folder])
     assert result.exit_code == 2
     assert sentence in result.stderr
@@ -217,7 +227,7 @@ def test_bench_is_found_from_any_folder(tmp_path: Path) -> None:
     assert "scaling" in done.stdout
 
 
-SCRIPTS = ("train_throughput", "gemm", "memory", "scaling", "step_profile", "precision", "prefix", "merge")
+SCRIPTS = ("train_throughput", "gemm", "attention", "memory", "scaling", "step_profile", "precision", "prefix", "merge")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,9 +1,11 @@
-// Attention against the formula in double, and its backward pass against finite differences of that formula.
+// Attention against the formulas in double (attention_reference.h), and those of its backward pass against finite
+// differences.
 #include "layers/attention.h"
 
 #include <algorithm>
 #include <cstring>
 
+#include "attention_reference.h"
 #include "check.h"
 
 using cpuft::AttentionShape;
@@ -14,57 +16,30 @@ using test::Random;
 
 namespace {
 
-// o_i = sum_j softmax_j(scale q_i . k_j) v_j over j <= i of the same sequence; lse as in attention.h.
-void naive_forward(const AttentionShape& shape, const Sequences& sequences, const Doubles& q, const Doubles& k,
-                   const Doubles& v, Doubles& o, Doubles* lse) {
-    const auto [H, K, D, scale] = shape;
-    for (int64_t s = 0; s < sequences.count(); ++s) {
-        const int64_t first = sequences.start[static_cast<size_t>(s)],
-                      end = sequences.start[static_cast<size_t>(s) + 1];
-        for (int64_t i = first; i < end; ++i) {
-            for (int64_t h = 0; h < H; ++h) {
-                const double* q_ih = &q[static_cast<size_t>((i * H + h) * D)];
-                const int64_t kv_head = h / (H / K);
-                Doubles scores;
-                for (int64_t j = first; j <= i; ++j) {
-                    const double* k_j = &k[static_cast<size_t>((j * K + kv_head) * D)];
-                    double score = 0.0;
-                    for (int64_t d = 0; d < D; ++d) score += q_ih[d] * k_j[d];
-                    scores.push_back(score * static_cast<double>(scale));
-                }
-                const double largest = *std::max_element(scores.begin(), scores.end());
-                double sum = 0.0;
-                for (double& score : scores) sum += score = std::exp(score - largest);
-                if (lse != nullptr) (*lse)[static_cast<size_t>(i * H + h)] = largest + std::log(sum);
-                for (int64_t d = 0; d < D; ++d) {
-                    double value = 0.0;
-                    for (int64_t j = first; j <= i; ++j) {
-                        value +=
-                            scores[static_cast<size_t>(j - first)] * v[static_cast<size_t>((j * K + kv_head) * D + d)];
-                    }
-                    o[static_cast<size_t>((i * H + h) * D + d)] = value / sum;
-                }
-            }
-        }
-    }
+AttentionShape shape_of(int64_t H, int64_t K, int64_t D, int64_t window = 0, float soft_cap = 0.0f) {
+    return {H, K, D, 1.0f / std::sqrt(static_cast<float>(D)), window, soft_cap};
 }
 
-AttentionShape shape_of(int64_t H, int64_t K, int64_t D) { return {H, K, D, 1.0f / std::sqrt(static_cast<float>(D))}; }
-
-struct Case {
-    AttentionShape shape;
-    std::vector<int64_t> lengths;
-};
-
-Sequences sequences_of(const std::vector<int64_t>& lengths) {
-    Sequences sequences{{0}, {}};
+Sequences sequences_of(const std::vector<int64_t>& lengths, const std::vector<int64_t>& prefix = {}) {
+    Sequences sequences{{0}, prefix};
     for (const int64_t length : lengths) sequences.start.push_back(sequences.start.back() + length);
     return sequences;
 }
 
+struct Case {
+    AttentionShape shape;
+    Sequences sequences;
+};
+
+std::string text_of(const Case& c, const cpuft::KernelTable& table) {
+    return std::string(table.name) + ", H = " + std::to_string(c.shape.H) + ", D = " + std::to_string(c.shape.D) +
+           ", window " + std::to_string(c.shape.window) + ", soft cap " + std::to_string(c.shape.soft_cap) +
+           ", T = " + std::to_string(c.sequences.T());
+}
+
 // Inputs, and what the engine makes of them.
 struct Pass {
-    Pass(const Case& c, uint32_t seed) : shape(c.shape), sequences(sequences_of(c.lengths)) {
+    Pass(const Case& c, uint32_t seed) : shape(c.shape), sequences(c.sequences) {
         Random random(seed);
         const int64_t T = sequences.T(), of_q = T * shape.H * shape.D, of_k = T * shape.K * shape.D;
         q = random.floats(of_q, 2.0f);
@@ -77,9 +52,12 @@ struct Pass {
         dk.assign(k.size(), NAN);
         dv = dk;
     }
-    void run(Compute& compute) {
+    void forward(Compute& compute) {
         cpuft::attention_forward(compute, shape, sequences, q.data(), k.data(), v.data(), workspace, o.data(),
                                  lse.data());
+    }
+    void run(Compute& compute) {
+        forward(compute);
         cpuft::attention_backward(compute, shape, sequences, q.data(), k.data(), v.data(), o.data(), lse.data(),
                                   d_o.data(), workspace, dq.data(), dk.data(), dv.data());
     }
@@ -89,99 +67,114 @@ struct Pass {
     std::vector<float> q, k, v, d_o, o, lse, dq, dk, dv;
 };
 
-const Case kSmall[] = {
-    {shape_of(1, 1, 2), {1}},        {shape_of(2, 2, 4), {5, 1, 3}}, {shape_of(6, 2, 10), {7, 12}},
-    {shape_of(4, 1, 16), {9, 2, 8}}, {shape_of(3, 3, 22), {17}},
+// What a pass should have given.
+struct Wanted {
+    explicit Wanted(const Pass& pass) {
+        const Doubles q = test::widen(pass.q), k = test::widen(pass.k), v = test::widen(pass.v);
+        reference::attention_forward(pass.shape, pass.sequences, q, k, v, o, lse);
+        reference::attention_backward(pass.shape, pass.sequences, q, k, v, o, lse, test::widen(pass.d_o), dq, dk, dv);
+    }
+    Doubles o, lse, dq, dk, dv;
 };
 
-TEST(attention_backward_is_the_derivative) {
+void check_pass(const Case& c, uint32_t seed) {
+    const Wanted wanted{Pass(c, seed)};
     for (const cpuft::KernelTable* table : test::tables()) {
         Compute compute(2, *table, cpuft::Precision::kF32);
-        for (const Case& c : kSmall) {
-            Pass pass(c, 21);
-            pass.run(compute);
-            Doubles q = test::widen(pass.q), k = test::widen(pass.k), v = test::widen(pass.v), o(q.size());
-            const auto loss = [&] {
-                naive_forward(pass.shape, pass.sequences, q, k, v, o, nullptr);
-                return test::weighted_sum(pass.d_o, o);
-            };
-            loss();
-            CHECK(test::distance(pass.o.data(), o) < 1e-6, "%s o, D = %lld", table->name, (long long)pass.shape.D);
-            // The gradient of a token that sees only itself is zero; such a case has no direction to compare.
-            const bool has_scores = *std::max_element(c.lengths.begin(), c.lengths.end()) > 1;
-            if (has_scores) {
-                const double dq = test::distance(pass.dq.data(), test::differentiate(q, loss));
-                CHECK(dq < 5e-6, "%s dq is off by %g, D = %lld", table->name, dq, (long long)pass.shape.D);
-                const double dk = test::distance(pass.dk.data(), test::differentiate(k, loss));
-                CHECK(dk < 5e-6, "%s dk is off by %g, D = %lld", table->name, dk, (long long)pass.shape.D);
-            }
-            const double dv = test::distance(pass.dv.data(), test::differentiate(v, loss));
-            CHECK(dv < 5e-6, "%s dv is off by %g, D = %lld", table->name, dv, (long long)pass.shape.D);
+        Pass pass(c, seed);
+        pass.run(compute);
+        const std::pair<const char*, double> distances[] = {
+            {"o", test::distance(pass.o.data(), wanted.o)},    {"lse", test::distance(pass.lse.data(), wanted.lse)},
+            {"dq", test::distance(pass.dq.data(), wanted.dq)}, {"dk", test::distance(pass.dk.data(), wanted.dk)},
+            {"dv", test::distance(pass.dv.data(), wanted.dv)},
+        };
+        for (const auto& [name, distance] : distances)
+            CHECK(distance < 5e-6, "%s: %s is off by %g", text_of(c, *table).c_str(), name, distance);
+    }
+}
+
+// Ties the formulas of the reference's backward pass to the derivative, which long sequences would take minutes for.
+TEST(attention_reference_is_the_derivative) {
+    const Case cases[] = {
+        {shape_of(2, 2, 4), sequences_of({5, 1, 3})},
+        {shape_of(6, 2, 10, 4), sequences_of({7, 12})},
+        {shape_of(4, 1, 16, 0, 1.5f), sequences_of({9, 2, 8})},
+        {shape_of(4, 2, 6, 6, 0.7f), sequences_of({8, 5, 3, 4}, {-1, 0, 0, -1})},
+        {shape_of(3, 3, 22, 1), sequences_of({17})},
+    };
+    for (const Case& c : cases) {
+        const Pass pass(c, 21);
+        const Wanted wanted(pass);
+        Doubles q = test::widen(pass.q), k = test::widen(pass.k), v = test::widen(pass.v), o, lse;
+        const auto loss = [&] {
+            reference::attention_forward(c.shape, c.sequences, q, k, v, o, lse);
+            return test::weighted_sum(pass.d_o, o);
+        };
+        for (auto& [x, gradient] : {std::pair{&q, &wanted.dq}, {&k, &wanted.dk}, {&v, &wanted.dv}}) {
+            const Doubles differences = test::differentiate(*x, loss);
+            double largest = 0.0;
+            for (size_t i = 0; i < x->size(); ++i)
+                largest = std::max(largest, std::fabs(differences[i] - (*gradient)[i]));
+            CHECK(largest < 1e-8, "D = %lld: off by %g", (long long)c.shape.D, largest);
         }
     }
 }
 
-// dv_j = sum_i p_ij do_i, ds_ij = p_ij (do_i . v_j - do_i . o_i) scale, in double: finite differences of long sequences
-// would take minutes. The test above ties these formulas' implementation to the derivative.
-void naive_backward(const Pass& pass, const Doubles& o, const Doubles& lse, Doubles& dq, Doubles& dk, Doubles& dv) {
-    const auto [H, K, D, scale] = pass.shape;
-    const auto row = [D = D](const auto& x, int64_t t, int64_t heads, int64_t h) {
-        return x.data() + (t * heads + h) * D;
-    };
-    for (int64_t s = 0; s < pass.sequences.count(); ++s) {
-        const int64_t first = pass.sequences.start[static_cast<size_t>(s)];
-        for (int64_t i = first; i < pass.sequences.start[static_cast<size_t>(s) + 1]; ++i) {
-            for (int64_t h = 0; h < H; ++h) {
-                const int64_t g = h / (H / K);
-                const float *q_i = row(pass.q, i, H, h), *do_i = row(pass.d_o, i, H, h);
-                double delta = 0.0;
-                for (int64_t d = 0; d < D; ++d) delta += static_cast<double>(do_i[d]) * row(o, i, H, h)[d];
-                for (int64_t j = first; j <= i; ++j) {
-                    const float *k_j = row(pass.k, j, K, g), *v_j = row(pass.v, j, K, g);
-                    double score = 0.0, dp = 0.0;
-                    for (int64_t d = 0; d < D; ++d) {
-                        score += static_cast<double>(q_i[d]) * static_cast<double>(k_j[d]);
-                        dp += static_cast<double>(do_i[d]) * static_cast<double>(v_j[d]);
-                    }
-                    const double p = std::exp(score * static_cast<double>(scale) - lse[static_cast<size_t>(i * H + h)]);
-                    const double ds = p * (dp - delta) * static_cast<double>(scale);
-                    for (int64_t d = 0; d < D; ++d) {
-                        dq[static_cast<size_t>((i * H + h) * D + d)] += ds * static_cast<double>(k_j[d]);
-                        dk[static_cast<size_t>((j * K + g) * D + d)] += ds * static_cast<double>(q_i[d]);
-                        dv[static_cast<size_t>((j * K + g) * D + d)] += p * static_cast<double>(do_i[d]);
-                    }
-                }
-            }
-        }
-    }
+TEST(attention_over_few_tokens) {
+    check_pass({shape_of(2, 2, 4), sequences_of({5, 1, 3})}, 22);
+    check_pass({shape_of(6, 2, 10), sequences_of({7, 12})}, 22);
+    check_pass({shape_of(4, 1, 16), sequences_of({9, 2, 8})}, 22);
+    check_pass({shape_of(3, 3, 22), sequences_of({17})}, 22);
 }
 
 TEST(attention_over_many_blocks) {
-    const Case cases[] = {
-        {shape_of(6, 2, 20), {131, 64, 1, 65, 63}},
-        {shape_of(2, 1, 64), {300, 128, 129}},
-        {shape_of(4, 4, 34), {257, 31, 33}},
-    };
-    for (const Case& c : cases) {
-        Pass wanted(c, 22);
-        Doubles o(wanted.q.size()), lse(wanted.lse.size());
-        Doubles dq(wanted.q.size()), dk(wanted.k.size()), dv(wanted.k.size());
-        naive_forward(wanted.shape, wanted.sequences, test::widen(wanted.q), test::widen(wanted.k),
-                      test::widen(wanted.v), o, &lse);
-        naive_backward(wanted, o, lse, dq, dk, dv);
-        for (const cpuft::KernelTable* table : test::tables()) {
-            Compute compute(2, *table, cpuft::Precision::kF32);
-            Pass pass(c, 22);
-            pass.run(compute);
-            const double distances[] = {test::distance(pass.o.data(), o), test::distance(pass.lse.data(), lse),
-                                        test::distance(pass.dq.data(), dq), test::distance(pass.dk.data(), dk),
-                                        test::distance(pass.dv.data(), dv)};
-            const char* names[] = {"o", "lse", "dq", "dk", "dv"};
-            for (int i = 0; i < 5; ++i) {
-                CHECK(distances[i] < 5e-6, "%s %s is off by %g, D = %lld", table->name, names[i], distances[i],
-                      (long long)pass.shape.D);
-            }
-        }
+    check_pass({shape_of(6, 2, 20), sequences_of({131, 64, 1, 65, 63})}, 23);
+    check_pass({shape_of(2, 1, 64), sequences_of({300, 128, 129})}, 23);
+    check_pass({shape_of(4, 4, 34), sequences_of({257, 31, 33})}, 23);
+    check_pass({shape_of(2, 1, 80), sequences_of({140})}, 23);
+    check_pass({shape_of(1, 1, 96), sequences_of({200})}, 23);
+    check_pass({shape_of(2, 2, 128), sequences_of({90})}, 23);
+    check_pass({shape_of(2, 1, 256), sequences_of({195})}, 23);
+}
+
+// Windows that end within a block, with one, and beyond several.
+TEST(attention_in_a_window) {
+    for (const int64_t window : {2, 5, 63, 64, 65, 128, 150, 1000})
+        check_pass({shape_of(4, 2, 12, window), sequences_of({331, 70, 9})}, 24);
+}
+
+TEST(attention_with_a_soft_cap) {
+    check_pass({shape_of(4, 2, 12, 0, 2.0f), sequences_of({140, 30})}, 25);
+    check_pass({shape_of(2, 1, 33, 40, 0.5f), sequences_of({200})}, 25);
+    check_pass({shape_of(2, 2, 64, 0, 50.0f), sequences_of({67})}, 25);
+}
+
+// A prefix of an odd number of blocks, one of two segments, beside a sequence of its own; windows that reach into the
+// prefix from a part of the followers' tokens, and windows that never do.
+const Sequences kShared = sequences_of({192, 90, 5, 130, 64, 20}, {-1, 0, 0, -1, -1, 4});
+
+TEST(attention_behind_a_prefix) {
+    for (const int64_t window : {0, 7, 70, 130, 200}) {
+        check_pass({shape_of(4, 2, 12, window), kShared}, 26);
+        check_pass({shape_of(2, 1, 20, window, 3.0f), kShared}, 26);
+    }
+}
+
+// What lies a tile outside the window is not even read.
+TEST(attention_leaves_out_what_no_window_reaches) {
+    constexpr int64_t kReached = 256, kWindow = 60;  // tokens from kReached on see nothing before kReached - kWindow
+    for (const cpuft::KernelTable* table : test::tables()) {
+        Compute compute(2, *table, cpuft::Precision::kF32);
+        Pass pass({shape_of(2, 1, 8, kWindow), sequences_of({400})}, 29);
+        std::fill_n(pass.k.begin(), 128 * 8, NAN);
+        std::fill_n(pass.v.begin(), 128 * 8, NAN);
+        pass.run(compute);
+        const auto from = [](const std::vector<float>& x, int64_t of_token) {
+            return std::all_of(x.begin() + kReached * of_token, x.end(),
+                               [](float value) { return std::isfinite(value); });
+        };
+        CHECK(from(pass.o, 16) && from(pass.dq, 16) && from(pass.dk, 8) && from(pass.dv, 8), "%s", table->name);
+        CHECK(std::isnan(pass.o[0]), "%s", table->name);
     }
 }
 
@@ -189,14 +182,12 @@ TEST(attention_over_many_blocks) {
 TEST(attention_with_large_scores) {
     for (const cpuft::KernelTable* table : test::tables()) {
         Compute compute(1, *table, cpuft::Precision::kF32);
-        Pass pass({shape_of(2, 1, 8), {70, 3}}, 23);
+        Pass pass({shape_of(2, 1, 8), sequences_of({70, 3})}, 30);
         for (float& value : pass.q) value *= 300.0f;
-        Doubles o(pass.q.size());
-        naive_forward(pass.shape, pass.sequences, test::widen(pass.q), test::widen(pass.k), test::widen(pass.v), o,
-                      nullptr);
+        const Wanted wanted(pass);
         pass.run(compute);
         // A score of a thousand is known to 2^-24 of itself, so is the logarithm of each probability.
-        CHECK(test::distance(pass.o.data(), o) < 1000 * 16 * test::kRounding, "%s", table->name);
+        CHECK(test::distance(pass.o.data(), wanted.o) < 1000 * 16 * test::kRounding, "%s", table->name);
         for (const std::vector<float>* gradient : {&pass.dq, &pass.dk, &pass.dv}) {
             for (const float value : *gradient)
                 CHECK(std::isfinite(value), "%s: %g", table->name, static_cast<double>(value));
@@ -205,20 +196,26 @@ TEST(attention_with_large_scores) {
 }
 
 TEST(attention_does_not_depend_on_threads) {
+    const Case cases[] = {
+        {shape_of(6, 2, 20), sequences_of({131, 64, 1, 65, 63})},
+        {shape_of(4, 1, 16), sequences_of({1000})},
+        {shape_of(4, 2, 16, 150, 2.0f), kShared},
+    };
     for (const cpuft::KernelTable* table : test::tables()) {
-        const Case c = {shape_of(6, 2, 20), {131, 64, 1, 65, 63}};
-        Pass first(c, 24);
-        Compute one(1, *table, cpuft::Precision::kF32);
-        first.run(one);
-        for (const int threads : {2, 5}) {
-            Compute compute(threads, *table, cpuft::Precision::kF32);
-            Pass pass(c, 24);
-            pass.run(compute);
-            const bool same = std::memcmp(pass.o.data(), first.o.data(), pass.o.size() * sizeof(float)) == 0 &&
-                              std::memcmp(pass.dq.data(), first.dq.data(), pass.dq.size() * sizeof(float)) == 0 &&
-                              std::memcmp(pass.dk.data(), first.dk.data(), pass.dk.size() * sizeof(float)) == 0 &&
-                              std::memcmp(pass.dv.data(), first.dv.data(), pass.dv.size() * sizeof(float)) == 0;
-            CHECK(same, "%s with %d threads", table->name, threads);
+        for (const Case& c : cases) {
+            Pass first(c, 31);
+            Compute one(1, *table, cpuft::Precision::kF32);
+            first.run(one);
+            for (const int threads : {2, 5}) {
+                Compute compute(threads, *table, cpuft::Precision::kF32);
+                Pass pass(c, 31);
+                pass.run(compute);
+                const bool same = std::memcmp(pass.o.data(), first.o.data(), pass.o.size() * sizeof(float)) == 0 &&
+                                  std::memcmp(pass.dq.data(), first.dq.data(), pass.dq.size() * sizeof(float)) == 0 &&
+                                  std::memcmp(pass.dk.data(), first.dk.data(), pass.dk.size() * sizeof(float)) == 0 &&
+                                  std::memcmp(pass.dv.data(), first.dv.data(), pass.dv.size() * sizeof(float)) == 0;
+                CHECK(same, "%s with %d threads", text_of(c, *table).c_str(), threads);
+            }
         }
     }
 }

@@ -33,6 +33,9 @@ struct Registration {
 // Half the distance from 1 to the next float: the relative error of one rounding.
 constexpr double kRounding = 0x1p-24;
 
+// Stands where a kernel must not write.
+constexpr float kGuard = 12345.0f;
+
 // The kernel tables that this CPU runs, the reference first.
 std::vector<const cpuft::KernelTable*> tables();
 

@@ -92,8 +92,16 @@ struct RowKernels {
     float (*maximum)(const float* x, int64_t n);
     // The largest magnitude; not finite where any x[i] is not.
     float (*largest_magnitude)(const float* x, int64_t n);
-    // x[i] = exp(x[i] - shift); returns the sum of the results.
-    float (*exp_sum)(float* x, float shift, int64_t n);
+    // maxima[i] = max(maxima[i], factor * x[i])
+    void (*larger_of)(float factor, const float* x, float* maxima, int64_t n);
+    // x[i] = exp(factor * x[i] - shifts[i]), and the same added to sums[i].
+    void (*exp_add)(float factor, const float* shifts, float* x, float* sums, int64_t n);
+    // x[i] = exp(factor * x[i] - shift); returns the sum of the results.
+    float (*exp_sum)(float* x, float factor, float shift, int64_t n);
+    // x[i] = cap * tanh(factor * x[i] / cap); slope[i] = 1 - tanh^2 of the same, unless slope is null.
+    void (*soft_cap)(float factor, float cap, float* x, float* slope, int64_t n);
+    // dp[i] = factor * p[i] * (dp[i] - delta)
+    void (*softmax_backward)(const float* p, float delta, float factor, float* dp, int64_t n);
     // y[i] += factor * x[i]
     void (*axpy)(float factor, const float* x, float* y, int64_t n);
     // x[i] *= factor

@@ -74,13 +74,36 @@ float largest_magnitude(const float* x, int64_t n) {
     return largest;
 }
 
-float exp_sum(float* x, float shift, int64_t n) {
+void larger_of(float factor, const float* x, float* maxima, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) maxima[i] = std::max(maxima[i], factor * x[i]);
+}
+
+void exp_add(float factor, const float* shifts, float* x, float* sums, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        x[i] = std::exp(factor * x[i] - shifts[i]);
+        sums[i] += x[i];
+    }
+}
+
+float exp_sum(float* x, float factor, float shift, int64_t n) {
     double sum = 0.0;
     for (int64_t i = 0; i < n; ++i) {
-        x[i] = std::exp(x[i] - shift);
+        x[i] = std::exp(factor * x[i] - shift);
         sum += static_cast<double>(x[i]);
     }
     return static_cast<float>(sum);
+}
+
+void soft_cap(float factor, float cap, float* x, float* slope, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float t = std::tanh(factor * x[i] / cap);
+        x[i] = cap * t;
+        if (slope != nullptr) slope[i] = 1.0f - t * t;
+    }
+}
+
+void softmax_backward(const float* p, float delta, float factor, float* dp, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) dp[i] = factor * p[i] * (dp[i] - delta);
 }
 
 void axpy(float factor, const float* x, float* y, int64_t n) {
@@ -124,8 +147,8 @@ const KernelTable kReferenceKernels = {
     {"reference-f32", kMr, kNr, 1, sizeof(float), 0, 0, pack_a, pack_b, pack_b_transposed, tile, nullptr},
     nullptr,
     &kReferenceInt8,
-    {dot, maximum, largest_magnitude, exp_sum, axpy, scale, multiply, silu_multiply, silu_multiply_backward, narrow,
-     widen, to_bytes, from_bytes, dropout},
+    {dot, maximum, largest_magnitude, larger_of, exp_add, exp_sum, soft_cap, softmax_backward, axpy, scale, multiply,
+     silu_multiply, silu_multiply_backward, narrow, widen, to_bytes, from_bytes, dropout},
     [](int) -> WeightReader { return nullptr; },
 };
 

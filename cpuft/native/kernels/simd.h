@@ -43,14 +43,6 @@ struct Simd {
     // Where a comparison fails, for NaN too, the second operand is taken.
     static Float larger(Float a, Float b) { return a > b ? a : b; }
     static Float smaller(Float a, Float b) { return a < b ? a : b; }
-    static float sum(Float v) {
-        float lanes[kWidth];
-        store(lanes, v);
-        for (int width = kWidth / 2; width > 0; width /= 2) {
-            for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-        }
-        return lanes[0];
-    }
 
     // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; the Taylor polynomial of degree 7 leaves a relative error
     // below 2e-8 on that interval, less than float32's own rounding. Below -87 (smallest normal number) the result is 0.
@@ -77,7 +69,46 @@ struct Simd {
         return x < -87.0f ? Float{} : p * scale;
     }
     static Float sigmoid(Float z) { return 1.0f / (1.0f + exp(-z)); }
+
+    // tanh(|x|) = 1 - 2 / (exp(2 |x|) + 1) would cancel near 0: below 0.3, where the next term is less than 3e-9 of the sum,
+    // its Taylor polynomial is taken.
+    static Float tanh(Float x) {
+        const Float square = x * x, magnitude = x < 0.0f ? -x : x;
+        Float p = set(-1382.0f / 155925.0f);
+        p = p * square + 62.0f / 2835.0f;
+        p = p * square - 17.0f / 315.0f;
+        p = p * square + 2.0f / 15.0f;
+        p = p * square - 1.0f / 3.0f;
+        p = p * square + 1.0f;
+        const Float far = 1.0f - 2.0f / (exp(2.0f * magnitude) + 1.0f);
+        return magnitude < 0.3f ? p * x : (x < 0.0f ? -far : far);
+    }
 };
+
+// ---- Across the lanes of a register ------------------------------------------------------------------------------------
+
+// Lane i of the result is lane i + by of v.
+template <int kBytes>
+[[gnu::always_inline]] inline typename Simd<kBytes>::Float rotated(typename Simd<kBytes>::Float v, int by) {
+    typename Simd<kBytes>::Uint from;
+    for (int lane = 0; lane < Simd<kBytes>::kWidth; ++lane)
+        from[lane] = static_cast<uint32_t>((lane + by) % Simd<kBytes>::kWidth);
+    return __builtin_shuffle(v, from);
+}
+
+template <int kBytes>
+float sum_of(typename Simd<kBytes>::Float v) {
+#pragma GCC unroll 4
+    for (int by = Simd<kBytes>::kWidth / 2; by > 0; by /= 2) v += rotated<kBytes>(v, by);
+    return v[0];
+}
+
+template <int kBytes>
+float largest_of(typename Simd<kBytes>::Float v) {
+#pragma GCC unroll 4
+    for (int by = Simd<kBytes>::kWidth / 2; by > 0; by /= 2) v = Simd<kBytes>::larger(v, rotated<kBytes>(v, by));
+    return v[0];
+}
 
 // ---- Transposing ------------------------------------------------------------------------------------------------------
 
@@ -229,16 +260,19 @@ void part_of_tile_f32(int64_t k, const void* a, const void* b, float* c, int64_t
     store_tile<kBytes, kRows, kUsed>(sums, c, c_stride, m, n, accumulate);
 }
 
-// Few rows or columns, such as a LoRA's 16, are worth a smaller tile: the whole one would multiply mostly zeros. How a value
-// is summed does not depend on the choice.
+// Few rows or columns, such as a LoRA's 16, are worth a smaller tile: the whole one would multiply mostly zeros. So are half
+// the rows, which is what 64, a block of attention, leaves behind whole tiles. How a value is summed does not depend on the
+// choice.
 template <int kBytes, int kMr, int kVectors>
 void tile_f32(int64_t k, const void* a, const void* b, float* c, int64_t c_stride, int m, int n, bool accumulate) {
     static_assert(kVectors == 2);
-    constexpr int kFew = 2;
+    constexpr int kFew = 2, kHalf = kMr / 2 + 1;
     if (n <= Simd<kBytes>::kWidth) {
         part_of_tile_f32<kBytes, kMr, kVectors, kMr, 1>(k, a, b, c, c_stride, m, n, accumulate);
     } else if (m <= kFew) {
         part_of_tile_f32<kBytes, kMr, kVectors, kFew, kVectors>(k, a, b, c, c_stride, m, n, accumulate);
+    } else if (m <= kHalf) {
+        part_of_tile_f32<kBytes, kMr, kVectors, kHalf, kVectors>(k, a, b, c, c_stride, m, n, accumulate);
     } else {
         part_of_tile_f32<kBytes, kMr, kVectors, kMr, kVectors>(k, a, b, c, c_stride, m, n, accumulate);
     }
@@ -263,17 +297,14 @@ struct Rows {
             const int64_t left = n - i;
             sums[0] += S::load_some(x + i, left, 0.0f) * S::load_some(y + i, left, 0.0f);
         }
-        return S::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+        return sum_of<kBytes>((sums[0] + sums[1]) + (sums[2] + sums[3]));
     }
 
     static float maximum(const float* x, int64_t n) {
         Float largest = S::set(-__builtin_inff());
         int64_t i = 0;
         for (; i + kWidth <= n; i += kWidth) largest = S::larger(largest, S::load(x + i));
-        float lanes[kWidth];
-        S::store(lanes, largest);
-        float result = lanes[0];
-        for (int lane = 1; lane < kWidth; ++lane) result = lanes[lane] > result ? lanes[lane] : result;
+        float result = largest_of<kBytes>(largest);
         for (; i < n; ++i) result = x[i] > result ? x[i] : result;
         return result;
     }
@@ -302,20 +333,59 @@ struct Rows {
         return value;
     }
 
-    static float exp_sum(float* x, float shift, int64_t n) {
+    static void larger_of(float factor, const float* x, float* maxima, int64_t n) {
+        for (int64_t i = 0; i < n; ++i) maxima[i] = factor * x[i] > maxima[i] ? factor * x[i] : maxima[i];
+    }
+
+    static void exp_add(float factor, const float* shifts, float* x, float* sums, int64_t n) {
+        for (int64_t i = 0; i < n; i += kWidth) {
+            const int64_t left = n - i;
+            if (left >= kWidth) {
+                const Float e = S::exp(S::load(x + i) * factor - S::load(shifts + i));
+                S::store(x + i, e);
+                S::store(sums + i, S::load(sums + i) + e);
+            } else {
+                const Float e = S::exp(S::load_some(x + i, left, 0.0f) * factor - S::load_some(shifts + i, left, 0.0f));
+                S::store_some(x + i, e, left);
+                S::store_some(sums + i, S::load_some(sums + i, left, 0.0f) + e, left);
+            }
+        }
+    }
+
+    static float exp_sum(float* x, float factor, float shift, int64_t n) {
         Float sum = {};
         int64_t i = 0;
         for (; i + kWidth <= n; i += kWidth) {
-            const Float e = S::exp(S::load(x + i) - shift);
+            const Float e = S::exp(S::load(x + i) * factor - shift);
             S::store(x + i, e);
             sum += e;
         }
         if (i < n) {
-            const Float e = S::exp(S::load_some(x + i, n - i, -1e30f) - shift);
+            const Float e = S::exp(S::load_some(x + i, n - i, 0.0f) * factor - shift);
             S::store_some(x + i, e, n - i);
             sum += S::load_some(x + i, n - i, 0.0f);
         }
-        return S::sum(sum);
+        return sum_of<kBytes>(sum);
+    }
+
+    static void soft_cap(float factor, float cap, float* x, float* slope, int64_t n) {
+        const float inner = factor / cap;
+        for (int64_t i = 0; i < n; i += kWidth) {
+            const int64_t left = n - i;
+            const bool whole = left >= kWidth;
+            const Float t = S::tanh((whole ? S::load(x + i) : S::load_some(x + i, left, 0.0f)) * inner);
+            if (whole) {
+                S::store(x + i, t * cap);
+                if (slope != nullptr) S::store(slope + i, 1.0f - t * t);
+            } else {
+                S::store_some(x + i, t * cap, left);
+                if (slope != nullptr) S::store_some(slope + i, 1.0f - t * t, left);
+            }
+        }
+    }
+
+    static void softmax_backward(const float* p, float delta, float factor, float* dp, int64_t n) {
+        for (int64_t i = 0; i < n; ++i) dp[i] = factor * p[i] * (dp[i] - delta);
     }
 
     static void axpy(float factor, const float* x, float* y, int64_t n) {
@@ -373,9 +443,24 @@ struct Rows {
     }
 
     static constexpr RowKernels table() {
-        return {dot,        maximum,       largest_magnitude,      exp_sum, axpy,  scale,
-                multiply,   silu_multiply, silu_multiply_backward, narrow,  widen, to_bytes,
-                from_bytes, dropout};
+        return {dot,
+                maximum,
+                largest_magnitude,
+                larger_of,
+                exp_add,
+                exp_sum,
+                soft_cap,
+                softmax_backward,
+                axpy,
+                scale,
+                multiply,
+                silu_multiply,
+                silu_multiply_backward,
+                narrow,
+                widen,
+                to_bytes,
+                from_bytes,
+                dropout};
     }
 };
 

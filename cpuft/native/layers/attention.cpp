@@ -1,223 +1,305 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <limits>
+#include <thread>
 #include <tuple>
+#include <utility>
 
 namespace cpuft {
 
 namespace {
 
-constexpr int64_t kBlock = kAttentionBlock;
+// Tiles of scores. Forward, keys are packed anew for each block of queries, backward, queries for each block of keys: the
+// longer side halves that work. Forward keys come in blocks of kAttentionBlock, which prefixes are cut to.
+constexpr int64_t kForwardQueries = 128, kForwardKeys = kAttentionBlock;
+constexpr int64_t kBackwardQueries = 64, kBackwardKeys = 128;
+constexpr int64_t kLongest = 128;    // of the four
+constexpr int64_t kTile = 128 * 64;  // scores
+// A maximum of no scores yet: finite, so that exp(-infinity - kLowest) is 0 and no NaN.
+constexpr float kLowest = -std::numeric_limits<float>::max();
+static_assert(kBackwardKeys % kBackwardQueries == 0, "a block of keys begins where a block of queries does");
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// One block of queries or keys of one head: rows [first, first + n) of a [T, heads, D] array.
-struct Block {
-    const float* data;
-    int64_t stride;  // floats from one token to the next
-    int64_t n;
-};
+// ---- What sees what -------------------------------------------------------------------------------------------------
 
-// The small products of attention on one thread.
-class Tiles {
-  public:
-    Tiles(const GemmKernel& kernel, Compute::Scratch& scratch, int64_t D) : kernel_(kernel) {
-        const int64_t longest = std::max(kBlock, D);
-        const int64_t a_bytes = kernel.a_bytes(longest);
-        a_ = scratch.attention_panels.reserve(a_bytes + ceil_div(longest, kernel.nr) * kernel.b_bytes(longest));
-        b_ = a_ + a_bytes;
-    }
+using View = AttentionWorkspace::View;
+using Task = AttentionWorkspace::Task;
 
-    // c (m x n, rows c_stride apart) (+)= op(a) (m x k) * op(b) (k x n); op transposes where asked.
-    void multiply(const float* a, int64_t a_stride, bool a_transposed, const float* b, int64_t b_stride,
-                  bool b_transposed, int64_t m, int64_t n, int64_t k, float* c, int64_t c_stride, bool accumulate) {
-        const int64_t mr = kernel_.mr, nr = kernel_.nr, slab = kernel_.b_bytes(k);
-        for (int64_t j = 0; j < n; j += nr) {
-            const int columns = static_cast<int>(std::min(nr, n - j));
-            if (b_transposed) {
-                kernel_.pack_b_transposed(b + j * b_stride, b_stride, k, columns, b_ + j / nr * slab);
-            } else {
-                kernel_.pack_b(b + j, b_stride, nullptr, 0, k, columns, b_ + j / nr * slab);
-            }
+const std::vector<View>& list_views(const Sequences& sequences, AttentionWorkspace& workspace) {
+    std::vector<View>& views = workspace.views;
+    views.clear();
+    for (size_t s = 0; s + 1 < sequences.start.size(); ++s) {
+        const int64_t first = sequences.start[s], n = sequences.start[s + 1] - first;
+        View view = {0, n, 0, first, 0};
+        if (!sequences.prefix.empty() && sequences.prefix[s] >= 0) {
+            View& prefix = views[static_cast<size_t>(sequences.prefix[s])];
+            ++prefix.n_followers;
+            view = {prefix.end, prefix.end + n, prefix.first, first, 0};
         }
-        for (int64_t i = 0; i < m; i += mr) {
-            const int rows = static_cast<int>(std::min(mr, m - i));
-            const int64_t row_stride = a_transposed ? 1 : a_stride, column_stride = a_transposed ? a_stride : 1;
-            kernel_.pack_a(a + i * row_stride, row_stride, column_stride, nullptr, rows, k, a_);
-            for (int64_t j = 0; j < n; j += nr) {
-                kernel_.tile(k, a_, b_ + j / nr * slab, c + i * c_stride + j, c_stride, rows,
-                             static_cast<int>(std::min(nr, n - j)), accumulate);
-            }
-        }
+        views.push_back(view);
     }
-
-  private:
-    const GemmKernel& kernel_;
-    char* a_;
-    char* b_;
-};
-
-using Task = AttentionTask;
-
-// The tasks of a segment know what lies before and after it.
-Task segment_of(const Sequences& sequences, int64_t s) {
-    const auto start = [&](int64_t segment) { return sequences.start[static_cast<size_t>(segment)]; };
-    Task task{start(s), start(s + 1), {0, 0}, {0, 0}, 0, 0, 0};
-    if (sequences.prefix.empty()) return task;
-    const auto prefix = [&](int64_t segment) { return sequences.prefix[static_cast<size_t>(segment)]; };
-    if (prefix(s) >= 0) task.before = {start(prefix(s)), start(prefix(s) + 1)};
-    int64_t end = s + 1;
-    while (end < sequences.count() && prefix(end) == s) ++end;
-    task.after = {start(s + 1), start(end)};
-    return task;
+    return views;
 }
 
-// Later blocks see more keys, so they are handed out first: the pass does not end waiting for one long task.
-void list_tasks(const Sequences& sequences, int64_t n_heads, std::vector<Task>& tasks) {
+// All blocks of `size` of all heads, in ascending order of their positions.
+std::vector<Task>& list_tasks(const std::vector<View>& views, int64_t size, int64_t n_heads,
+                              AttentionWorkspace& workspace) {
+    std::vector<Task>& tasks = workspace.tasks;
     tasks.clear();
-    for (int64_t s = 0; s < sequences.count(); ++s) {
-        Task task = segment_of(sequences, s);
-        for (task.head = 0; task.head < n_heads; ++task.head) {
-            for (task.block = task.first; task.block < task.last; task.block += kBlock) {
-                task.n = std::min(kBlock, task.last - task.block);
-                tasks.push_back(task);
-            }
+    for (size_t s = 0; s < views.size(); ++s) {
+        for (int64_t position = views[s].n_prefix; position < views[s].end; position += size) {
+            const int64_t n = std::min(size, views[s].end - position);
+            for (int64_t head = 0; head < n_heads; ++head) tasks.push_back({s, position, n, head});
         }
     }
     std::sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
-        return std::tuple(-a.keys_seen(), a.block, a.head) < std::tuple(-b.keys_seen(), b.block, b.head);
+        return std::tuple(a.position, a.segment, a.head) < std::tuple(b.position, b.segment, b.head);
     });
+    return tasks;
 }
 
-// s[i, j] = scale q_i . k_j, -infinity where the key comes after the query.
-void scores(Tiles& tiles, const Block& q, int64_t q_first, const Block& k, int64_t k_first, const AttentionShape& shape,
-            const RowKernels& rows, float* s) {
-    tiles.multiply(q.data, q.stride, false, k.data, k.stride, true, q.n, k.n, shape.D, s, kBlock, false);
-    for (int64_t i = 0; i < q.n; ++i) {
-        rows.scale(shape.scale, s + i * kBlock, k.n);
-        for (int64_t j = std::max<int64_t>(0, q_first + i + 1 - k_first); j < k.n; ++j) s[i * kBlock + j] = -INFINITY;
+// The first key that the query at a position sees.
+int64_t first_key(const AttentionShape& shape, int64_t position) {
+    return shape.window == 0 ? 0 : std::max<int64_t>(0, position - shape.window + 1);
+}
+
+struct Range {
+    int64_t first, last;  // [first, last), empty where last <= first
+};
+
+// Of queries [query, query + n) those that see a key, and of keys [key, key + n) those that a query sees.
+Range seeing(const AttentionShape& shape, int64_t key, int64_t query, int64_t n) {
+    return {std::max<int64_t>(0, key - query), shape.window == 0 ? n : std::min(n, key + shape.window - query)};
+}
+Range seen(const AttentionShape& shape, int64_t query, int64_t key, int64_t n) {
+    return {std::max<int64_t>(0, first_key(shape, query) - key), std::min(n, query + 1 - key)};
+}
+
+// Fills what of x[0, n) lies outside a range.
+void hide(float* x, int64_t n, Range visible, float value) {
+    std::fill(x, x + std::min(n, visible.first), value);
+    std::fill(x + std::clamp<int64_t>(visible.last, 0, n), x + n, value);
+}
+
+// ---- Small products -------------------------------------------------------------------------------------------------
+
+// A left operand, m x k, whose rows lie `stride` apart, or whose columns do.
+void pack_left(const GemmKernel& kernel, const float* source, int64_t stride, bool transposed, int64_t m, int64_t k,
+               char* packed) {
+    const int64_t row_stride = transposed ? 1 : stride, column_stride = transposed ? stride : 1;
+    for (int64_t i = 0; i < m; i += kernel.mr, packed += kernel.a_bytes(k)) {
+        const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i));
+        kernel.pack_a(source + i * row_stride, row_stride, column_stride, nullptr, rows, k, packed);
     }
 }
 
-// p[i, j] = exp(s_ij - lse_i), zero where the key comes after the query.
-void probabilities(Tiles& tiles, const Block& q, int64_t q_first, const Block& k, int64_t k_first, const float* lse,
-                   int64_t lse_stride, const AttentionShape& shape, const RowKernels& rows, float* p) {
-    scores(tiles, q, q_first, k, k_first, shape, rows, p);
-    for (int64_t i = 0; i < q.n; ++i) rows.exp_sum(p + i * kBlock, lse[i * lse_stride], k.n);
-}
-
-// ds[i, j] = scale p_ij (dp_ij - delta_i), in place of dp.
-void score_gradients(const float* p, const float* delta, int64_t delta_stride, float scale, int64_t n_queries,
-                     int64_t n_keys, float* dp) {
-    for (int64_t i = 0; i < n_queries; ++i) {
-        const float delta_i = delta[i * delta_stride];
-        for (int64_t j = 0; j < n_keys; ++j)
-            dp[i * kBlock + j] = scale * p[i * kBlock + j] * (dp[i * kBlock + j] - delta_i);
-    }
-}
-
-void forward_block(const Task& task, const AttentionShape& shape, const RowKernels& rows, Tiles& tiles, float* scratch,
-                   const float* q, const float* k, const float* v, float* o, float* lse) {
-    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D,
-                  kv_head = task.head / (shape.H / shape.K);
-    float* s = scratch;                   // [kBlock, kBlock]
-    float* maxima = s + kBlock * kBlock;  // [kBlock] running maximum of each row
-    float* sums = maxima + kBlock;        // [kBlock] running sum of exp(s - maximum)
-    std::fill_n(maxima, kBlock, -INFINITY);
-    std::fill_n(sums, kBlock, 0.0f);
-    const Block queries = {q + task.block * q_stride + task.head * D, q_stride, task.n};
-    float* out = o + task.block * q_stride + task.head * D;
-    bool accumulate = false;
-    task.for_keys([&](int64_t j, int64_t n_keys) {
-        const Block keys = {k + j * kv_stride + kv_head * D, kv_stride, n_keys};
-        scores(tiles, queries, task.block, keys, j, shape, rows, s);
-        for (int64_t i = 0; i < task.n; ++i) {
-            const float largest = std::max(maxima[i], rows.maximum(s + i * kBlock, keys.n));
-            const float correction = std::exp(maxima[i] - largest);
-            sums[i] = sums[i] * correction + rows.exp_sum(s + i * kBlock, largest, keys.n);
-            if (accumulate) rows.scale(correction, out + i * q_stride, D);
-            maxima[i] = largest;
+// A right operand, k x n, whose rows lie `stride` apart, or whose columns do.
+void pack_right(const GemmKernel& kernel, const float* source, int64_t stride, bool transposed, int64_t k, int64_t n,
+                char* packed) {
+    for (int64_t j = 0; j < n; j += kernel.nr, packed += kernel.b_bytes(k)) {
+        const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j));
+        if (transposed) {
+            kernel.pack_b_transposed(source + j * stride, stride, k, columns, packed);
+        } else {
+            kernel.pack_b(source + j, stride, nullptr, 0, k, columns, packed);
         }
-        tiles.multiply(s, kBlock, false, v + j * kv_stride + kv_head * D, kv_stride, false, task.n, D, keys.n, out,
-                       q_stride, accumulate);
-        accumulate = true;
-    });
-    for (int64_t i = 0; i < task.n; ++i) {
-        rows.scale(1.0f / sums[i], out + i * q_stride, D);
-        lse[(task.block + i) * shape.H + task.head] = maxima[i] + std::log(sums[i]);
     }
 }
+
+// c (m x n, rows c_stride apart) (+)= left (m x k) right (k x n)
+void multiply(const GemmKernel& kernel, const char* left, const char* right, int64_t m, int64_t n, int64_t k, float* c,
+              int64_t c_stride, bool accumulate) {
+    for (int64_t j = 0; j < n; j += kernel.nr, right += kernel.b_bytes(k)) {
+        const int columns = static_cast<int>(std::min<int64_t>(kernel.nr, n - j));
+        const char* panel = left;
+        for (int64_t i = 0; i < m; i += kernel.mr, panel += kernel.a_bytes(k)) {
+            const int rows = static_cast<int>(std::min<int64_t>(kernel.mr, m - i));
+            kernel.tile(k, panel, right, c + i * c_stride + j, c_stride, rows, columns, accumulate);
+        }
+    }
+}
+
+// What a thread works with: packed operands, each with room for any, and the values of one tile.
+struct TileWorkspace {
+    TileWorkspace(const GemmKernel& kernel, Compute::Scratch& scratch, int64_t D) {
+        const int64_t longest = std::max(kLongest, D);
+        const int64_t left_bytes = ceil_div(kLongest, kernel.mr) * kernel.a_bytes(longest),
+                      right_bytes = ceil_div(longest, kernel.nr) * kernel.b_bytes(longest);
+        char* packed = scratch.attention_panels.reserve(3 * left_bytes + 5 * right_bytes);
+        for (char*& operand : left) operand = std::exchange(packed, packed + left_bytes);
+        for (char*& operand : right) operand = std::exchange(packed, packed + right_bytes);
+        float* values = scratch.attention.reserve(2 * kTile + 4 * kLongest);
+        for (float** tile : {&p, &dp}) *tile = std::exchange(values, values + kTile);
+        for (float** row : {&slope, &maxima, &before, &sums}) *row = std::exchange(values, values + kLongest);
+    }
+
+    char *left[3], *right[5];
+    float *p, *dp;                  // [keys, queries] forward, [queries, keys] backward
+    float* slope;                   // [keys] derivative of the soft cap
+    float *maxima, *before, *sums;  // [queries]
+};
+
+// ---- Forward ----------------------------------------------------------------------------------------------------------
+
+// Block of queries by block of keys, in one head. Scores are made transposed, [keys, queries]: that is how pack_left reads
+// the probabilities fastest, and maxima and sums of all queries advance a key at a time, with nothing to add up across lanes.
+void forward_block(const Task& task, const View& view, const AttentionShape& shape, const Compute& compute,
+                   TileWorkspace& w, const float* q, const float* k, const float* v, float* o, float* lse) {
+    const RowKernels& rows = compute.kernels.rows;
+    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D;
+    const int64_t query = view.token(task.position), kv_offset = task.head / (shape.H / shape.K) * D;
+    float* out = o + query * q_stride + task.head * D;
+    char *k_left = w.left[0], *p_left = w.left[1], *q_right = w.right[0], *v_right = w.right[1];
+    std::fill_n(w.maxima, task.n, kLowest);  // of the scores so far
+    std::fill_n(w.sums, task.n, 0.0f);       // of exp(score - maximum)
+    pack_right(compute.gemm, q + query * q_stride + task.head * D, q_stride, true, D, task.n, q_right);
+    const float factor = shape.soft_cap > 0.0f ? 1.0f : shape.scale;
+    const int64_t begin = first_key(shape, task.position) / kForwardKeys * kForwardKeys;
+    for (int64_t key = begin; key < task.position + task.n; key += kForwardKeys) {
+        const int64_t n_keys = std::min(kForwardKeys, view.end - key), offset = view.token(key) * kv_stride + kv_offset;
+        pack_left(compute.gemm, k + offset, kv_stride, false, n_keys, D, k_left);
+        multiply(compute.gemm, k_left, q_right, n_keys, task.n, D, w.p, kForwardQueries, false);
+        std::copy_n(w.maxima, task.n, w.before);
+        for (int64_t j = 0; j < n_keys; ++j) {
+            float* s = w.p + j * kForwardQueries;
+            if (shape.soft_cap > 0.0f) rows.soft_cap(shape.scale, shape.soft_cap, s, nullptr, task.n);
+            hide(s, task.n, seeing(shape, key + j, task.position, task.n), -INFINITY);
+            rows.larger_of(factor, s, w.maxima, task.n);
+        }
+        for (int64_t i = 0; i < task.n; ++i) {
+            if (key == begin || w.maxima[i] == w.before[i]) continue;
+            const float correction = std::exp(w.before[i] - w.maxima[i]);
+            w.sums[i] *= correction;
+            rows.scale(correction, out + i * q_stride, D);
+        }
+        for (int64_t j = 0; j < n_keys; ++j) rows.exp_add(factor, w.maxima, w.p + j * kForwardQueries, w.sums, task.n);
+        pack_left(compute.gemm, w.p, kForwardQueries, true, task.n, n_keys, p_left);
+        pack_right(compute.gemm, v + offset, kv_stride, false, n_keys, D, v_right);
+        multiply(compute.gemm, p_left, v_right, task.n, D, n_keys, out, q_stride, key > begin);
+    }
+    for (int64_t i = 0; i < task.n; ++i) {
+        rows.scale(1.0f / w.sums[i], out + i * q_stride, D);
+        lse[(query + i) * shape.H + task.head] = w.maxima[i] + std::log(w.sums[i]);
+    }
+}
+
+// ---- Backward ---------------------------------------------------------------------------------------------------------
+
+// Blocks of keys add to dq of a block of queries in ascending order, so that its bytes do not depend on who comes first.
+// Each block of queries of each head has the position up to which keys have been added.
+class Turns {
+  public:
+    Turns(const Sequences& sequences, const std::vector<View>& views, const AttentionShape& shape,
+          std::vector<std::atomic<int64_t>>& memory)
+        : H_(shape.H), added_(memory) {
+        const auto size = static_cast<size_t>((sequences.T() / kBackwardQueries + sequences.count()) * shape.H);
+        if (added_.size() < size) added_ = std::vector<std::atomic<int64_t>>(size);
+        for (size_t s = 0; s < views.size(); ++s) {
+            for (int64_t query = views[s].n_prefix; query < views[s].end; query += kBackwardQueries) {
+                for (int64_t head = 0; head < H_; ++head)
+                    added(views[s], s, query, head).store(first_key(shape, query), std::memory_order_relaxed);
+            }
+        }
+    }
+    // A block of queries begins at a multiple of its size behind the start of its segment.
+    std::atomic<int64_t>& added(const View& view, size_t segment, int64_t query, int64_t head) {
+        const int64_t block = view.token(query) / kBackwardQueries + static_cast<int64_t>(segment);
+        return added_[static_cast<size_t>(block * H_ + head)];
+    }
+
+  private:
+    int64_t H_;
+    std::vector<std::atomic<int64_t>>& added_;
+};
 
 struct BackwardArrays {
     const float *q, *k, *v, *d_o, *lse, *delta;
+    float *dq, *dk, *dv;
 };
 
-// dk and dv of one block of keys: over all query heads that share it and all later queries.
-void backward_keys(const Task& task, const AttentionShape& shape, const RowKernels& rows, Tiles& tiles, float* scratch,
-                   const BackwardArrays& x, float* dk, float* dv) {
-    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D, group = shape.H / shape.K;
-    float *p = scratch, *dp = scratch + kBlock * kBlock;
-    const int64_t kv_offset = task.block * kv_stride + task.head * D;
-    const Block keys = {x.k + kv_offset, kv_stride, task.n};
-    bool accumulate = false;
-    for (int64_t head = task.head * group; head < (task.head + 1) * group; ++head) {
-        task.for_queries([&](int64_t i, int64_t n_queries) {
-            const int64_t q_offset = i * q_stride + head * D, row = i * shape.H + head;
-            const Block queries = {x.q + q_offset, q_stride, n_queries};
-            probabilities(tiles, queries, i, keys, task.block, x.lse + row, shape.H, shape, rows, p);
-            tiles.multiply(p, kBlock, true, x.d_o + q_offset, q_stride, false, task.n, D, queries.n, dv + kv_offset,
-                           kv_stride, accumulate);
-            tiles.multiply(x.d_o + q_offset, q_stride, false, x.v + kv_offset, kv_stride, true, queries.n, task.n, D,
-                           dp, kBlock, false);
-            score_gradients(p, x.delta + row, shape.H, shape.scale, queries.n, task.n, dp);
-            tiles.multiply(dp, kBlock, true, queries.data, q_stride, false, task.n, D, queries.n, dk + kv_offset,
-                           kv_stride, accumulate);
-            accumulate = true;
-        });
+// p_ij = exp(s_ij - lse_i) in w.p and ds_ij in w.dp, from raw q_i . k_j and do_i . v_j there.
+void score_gradients(const AttentionShape& shape, const RowKernels& rows, const float* lse, const float* delta,
+                     int64_t query, int64_t n_queries, int64_t key, int64_t n_keys, TileWorkspace& w) {
+    for (int64_t i = 0; i < n_queries; ++i) {
+        float *p = w.p + i * kBackwardKeys, *dp = w.dp + i * kBackwardKeys;
+        const bool capped = shape.soft_cap > 0.0f;
+        if (capped) rows.soft_cap(shape.scale, shape.soft_cap, p, w.slope, n_keys);
+        hide(p, n_keys, seen(shape, query + i, key, n_keys), -INFINITY);
+        rows.exp_sum(p, capped ? 1.0f : shape.scale, lse[i * shape.H], n_keys);
+        rows.softmax_backward(p, delta[i * shape.H], shape.scale, dp, n_keys);
+        if (capped) rows.multiply(1.0f, dp, w.slope, dp, n_keys);
     }
 }
 
-// dq of one block of queries: over all keys up to it. The scores are made once more rather than summed across threads.
-void backward_queries(const Task& task, const AttentionShape& shape, const RowKernels& rows, Tiles& tiles,
-                      float* scratch, const BackwardArrays& x, float* dq) {
-    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D,
-                  kv_head = task.head / (shape.H / shape.K);
-    float *p = scratch, *dp = scratch + kBlock * kBlock;
-    const int64_t q_offset = task.block * q_stride + task.head * D, row = task.block * shape.H + task.head;
-    const Block queries = {x.q + q_offset, q_stride, task.n};
+// Everything that one block of keys contributes to: its dk and dv, over all queries that see it, and their dq.
+void backward_block(const Task& task, const std::vector<View>& views, const AttentionShape& shape,
+                    const Compute& compute, TileWorkspace& w, const BackwardArrays& x, Turns& turns) {
+    const GemmKernel& gemm = compute.gemm;
+    const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D, group = shape.H / shape.K;
+    const int64_t key = task.position, n_keys = task.n;
+    char *q_left = w.left[0], *do_left = w.left[1], *s_left = w.left[2];
+    char *q_right = w.right[0], *do_right = w.right[1];
+    char *k_transposed = w.right[2], *v_transposed = w.right[3], *k_right = w.right[4];
+    const int64_t kv_offset = views[task.segment].token(key) * kv_stride + task.head * D;
+    pack_right(gemm, x.k + kv_offset, kv_stride, true, D, n_keys, k_transposed);
+    pack_right(gemm, x.v + kv_offset, kv_stride, true, D, n_keys, v_transposed);
+    pack_right(gemm, x.k + kv_offset, kv_stride, false, n_keys, D, k_right);
     bool accumulate = false;
-    task.for_keys([&](int64_t j, int64_t n_keys) {
-        const int64_t kv_offset = j * kv_stride + kv_head * D;
-        const Block keys = {x.k + kv_offset, kv_stride, n_keys};
-        probabilities(tiles, queries, task.block, keys, j, x.lse + row, shape.H, shape, rows, p);
-        tiles.multiply(x.d_o + q_offset, q_stride, false, x.v + kv_offset, kv_stride, true, task.n, keys.n, D, dp,
-                       kBlock, false);
-        score_gradients(p, x.delta + row, shape.H, shape.scale, task.n, keys.n, dp);
-        tiles.multiply(dp, kBlock, false, keys.data, kv_stride, false, task.n, D, keys.n, dq + q_offset, q_stride,
-                       accumulate);
-        accumulate = true;
-    });
-}
+    const auto add = [&](size_t segment, int64_t query, int64_t n, int64_t head) {
+        const int64_t token = views[segment].token(query), offset = token * q_stride + head * D;
+        const int64_t of_row = token * shape.H + head;
+        pack_left(gemm, x.q + offset, q_stride, false, n, D, q_left);
+        pack_left(gemm, x.d_o + offset, q_stride, false, n, D, do_left);
+        multiply(gemm, q_left, k_transposed, n, n_keys, D, w.p, kBackwardKeys, false);
+        multiply(gemm, do_left, v_transposed, n, n_keys, D, w.dp, kBackwardKeys, false);
+        score_gradients(shape, compute.kernels.rows, x.lse + of_row, x.delta + of_row, query, n, key, n_keys, w);
 
-constexpr int64_t kScratchFloats = 2 * kBlock * kBlock + 2 * kBlock;
+        pack_left(gemm, w.p, kBackwardKeys, true, n_keys, n, s_left);
+        pack_right(gemm, x.d_o + offset, q_stride, false, n, D, do_right);
+        multiply(gemm, s_left, do_right, n_keys, D, n, x.dv + kv_offset, kv_stride, accumulate);
+
+        pack_left(gemm, w.dp, kBackwardKeys, true, n_keys, n, s_left);
+        pack_right(gemm, x.q + offset, q_stride, false, n, D, q_right);
+        multiply(gemm, s_left, q_right, n_keys, D, n, x.dk + kv_offset, kv_stride, accumulate);
+        accumulate = true;
+
+        pack_left(gemm, w.dp, kBackwardKeys, false, n, n_keys, s_left);
+        std::atomic<int64_t>& added = turns.added(views[segment], segment, query, head);
+        while (added.load(std::memory_order_acquire) < key) std::this_thread::yield();
+        multiply(gemm, s_left, k_right, n, D, n_keys, x.dq + offset, q_stride, key > first_key(shape, query));
+        added.store(key + n_keys, std::memory_order_release);
+    };
+    for (int64_t head = task.head * group; head < (task.head + 1) * group; ++head) {
+        for (size_t s = task.segment; s <= task.segment + views[task.segment].n_followers; ++s) {
+            const int64_t last =
+                shape.window == 0 ? views[s].end : std::min(views[s].end, key + n_keys - 1 + shape.window);
+            for (int64_t query = std::max(key, views[s].n_prefix); query < last; query += kBackwardQueries)
+                add(s, query, std::min(kBackwardQueries, views[s].end - query), head);
+        }
+    }
+}
 
 }  // namespace
 
 void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                        const float* k, const float* v, AttentionWorkspace& workspace, float* o, float* lse) {
     const Stopwatch::Lap lap(compute.stopwatch, Part::kAttention);
-    std::vector<Task>& tasks = workspace.query_tasks;
-    list_tasks(sequences, shape.H, tasks);
+    const std::vector<View>& views = list_views(sequences, workspace);
+    std::vector<Task>& tasks = list_tasks(views, kForwardQueries, shape.H, workspace);
+    // Later blocks see more keys, so they are handed out first: the pass does not end waiting for one long task.
+    std::reverse(tasks.begin(), tasks.end());
     compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
-        Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
-        Tiles tiles(compute.gemm, scratch, shape.D);
-        forward_block(tasks[static_cast<size_t>(index)], shape, compute.kernels.rows, tiles,
-                      scratch.attention.reserve(kScratchFloats), q, k, v, o, lse);
+        const Task& task = tasks[static_cast<size_t>(index)];
+        TileWorkspace tiles(compute.gemm, compute.scratch[static_cast<size_t>(thread)], shape.D);
+        forward_block(task, views[task.segment], shape, compute, tiles, q, k, v, o, lse);
     });
 }
 
-// With delta_i = sum_d o_id do_id:  dp_ij = do_i . v_j,  ds_ij = p_ij (dp_ij - delta_i) scale,
+// With delta_i = sum_d o_id do_id:  dp_ij = do_i . v_j,  ds_ij = p_ij (dp_ij - delta_i) scale (1 - tanh^2 where capped),
 // dv_j = sum_i p_ij do_i,  dk_j = sum_i ds_ij q_i,  dq_i = sum_j ds_ij k_j
 void attention_backward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                         const float* k, const float* v, const float* o, const float* lse, const float* d_o,
@@ -231,23 +313,15 @@ void attention_backward(Compute& compute, const AttentionShape& shape, const Seq
             delta[t * shape.H + h] = compute.kernels.rows.dot(o + offset, d_o + offset, D);
         }
     });
-    const BackwardArrays arrays = {q, k, v, d_o, lse, delta};
-    std::vector<Task>&query_tasks = workspace.query_tasks, &key_tasks = workspace.key_tasks;
-    list_tasks(sequences, shape.H, query_tasks);
-    list_tasks(sequences, shape.K, key_tasks);
-    const int64_t n_key_tasks = static_cast<int64_t>(key_tasks.size());
-    compute.pool.parallel_for(n_key_tasks + static_cast<int64_t>(query_tasks.size()), [&](int64_t index, int thread) {
-        Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
-        Tiles tiles(compute.gemm, scratch, D);
-        float* tile = scratch.attention.reserve(kScratchFloats);
-        if (index < n_key_tasks) {
-            // The first blocks of keys are seen by the most queries: this list runs from its end.
-            backward_keys(key_tasks[static_cast<size_t>(n_key_tasks - 1 - index)], shape, compute.kernels.rows, tiles,
-                          tile, arrays, dk, dv);
-        } else {
-            backward_queries(query_tasks[static_cast<size_t>(index - n_key_tasks)], shape, compute.kernels.rows, tiles,
-                             tile, arrays, dq);
-        }
+    // A task may wait for one that was handed out before it, so none may fail: memory is reserved first.
+    for (Compute::Scratch& scratch : compute.scratch) TileWorkspace(compute.gemm, scratch, D);
+    const std::vector<View>& views = list_views(sequences, workspace);
+    const std::vector<Task>& tasks = list_tasks(views, kBackwardKeys, shape.K, workspace);
+    const BackwardArrays arrays = {q, k, v, d_o, lse, delta, dq, dk, dv};
+    Turns turns(sequences, views, shape, workspace.keys_added);
+    compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
+        TileWorkspace tiles(compute.gemm, compute.scratch[static_cast<size_t>(thread)], D);
+        backward_block(tasks[static_cast<size_t>(index)], views, shape, compute, tiles, arrays, turns);
     });
 }
 

@@ -2,10 +2,12 @@
 // matrix exists (Dao et al. 2022, arXiv:2205.14135). Sequences of a pass lie end to end and do not see each other, but some
 // may have a common beginning.
 //
-//   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij - lse_i),   o_i = sum_j p_ij v_j
+//   s_ij = cap(scale q_i . k_j)  (i - window < j <= i),   p_ij = exp(s_ij - lse_i),   o_i = sum_j p_ij v_j
+//
+// cap(s) = soft_cap tanh(s / soft_cap) (Gemma 2, arXiv:2408.00118). Positions i and j count from the beginning of a sequence.
 #pragma once
 
-#include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "../compute.h"
@@ -15,9 +17,11 @@ namespace cpuft {
 struct AttentionShape {
     int64_t H, K, D;  // query heads, key heads, head size
     float scale;      // 1 / sqrt(D)
+    int64_t window;   // keys that a query sees, its own the last of them; 0: all before it
+    float soft_cap;   // bound of the scores; 0: none
 };
 
-// Rows of queries and keys in a tile. 64 x 64 scores are 16 KiB, half of an L1 cache.
+// Keys are met in blocks of so many, counted from the beginning of the sequence.
 constexpr int64_t kAttentionBlock = 64;
 
 // The sequences of a pass: segment s is tokens [start[s], start[s + 1]), seen by itself and, where prefix[t] = s, by the
@@ -30,44 +34,28 @@ struct Sequences {
     int64_t T() const { return start.back(); }
 };
 
-struct TokenRange {
-    int64_t first, last;  // tokens [first, last)
-};
-
-// A unit of work: one block of one segment for one head.
-struct AttentionTask {
-    int64_t first, last;  // the segment's tokens
-    TokenRange before;    // its prefix, all of which it sees
-    TokenRange after;     // the segments whose prefix it is, all of which see it
-    int64_t head;
-    int64_t block;  // the block's first token
-    int64_t n;      // tokens in the block
-
-    // Blocks of keys that this block of queries sees, and of queries that see this block of keys, in ascending order.
-    template <class Visit>
-    void for_keys(Visit visit) const {
-        for_blocks(before, visit);
-        for (int64_t j = first; j < block + n; j += kAttentionBlock) visit(j, std::min(kAttentionBlock, last - j));
-    }
-    template <class Visit>
-    void for_queries(Visit visit) const {
-        for_blocks({block, last}, visit);
-        for_blocks(after, visit);
-    }
-    int64_t keys_seen() const { return before.last - before.first + block - first; }
-
-  private:
-    template <class Visit>
-    static void for_blocks(TokenRange range, Visit visit) {
-        for (int64_t i = range.first; i < range.last; i += kAttentionBlock)
-            visit(i, std::min(kAttentionBlock, range.last - i));
-    }
-};
-
 // Kept from one call to the next, so that these allocate nothing.
 struct AttentionWorkspace {
-    std::vector<AttentionTask> query_tasks, key_tasks;
-    Buffer<float> delta;  // [T, H]
+    // A segment behind its prefix, by positions: [0, n_prefix) are the prefix, [n_prefix, end) the segment.
+    struct View {
+        int64_t n_prefix, end;
+        int64_t prefix_first, first;  // tokens
+        size_t n_followers;           // segments behind this one whose prefix it is
+        int64_t token(int64_t position) const {
+            return position < n_prefix ? prefix_first + position : first + position - n_prefix;
+        }
+    };
+    // A unit of work: positions [position, position + n) of one segment, queries or keys, for one head.
+    struct Task {
+        size_t segment;
+        int64_t position, n;
+        int64_t head;
+    };
+
+    std::vector<View> views;  // by segment
+    std::vector<Task> tasks;
+    std::vector<std::atomic<int64_t>> keys_added;  // by block of queries and head
+    Buffer<float> delta;                           // [T, H]
 };
 
 // q: [T, H, D]; k, v: [T, K, D]; o: [T, H, D] out; lse: [T, H] out, the logarithm of each softmax's denominator.

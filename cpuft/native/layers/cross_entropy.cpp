@@ -40,7 +40,7 @@ void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, 
             const bool has_target = targets[t] >= v0 && targets[t] < v0 + size;
             if (has_target) workspace.target_logits.data()[t] = logits_t[targets[t] - v0];
             maxima[t] = rows.maximum(logits_t, size);
-            sums[t] = rows.exp_sum(logits_t, maxima[t], size);
+            sums[t] = rows.exp_sum(logits_t, 1.0f, maxima[t], size);
             if (has_target) logits_t[targets[t] - v0] = 0.0f;
         }
         if (!with_gradient) return;
