@@ -314,9 +314,7 @@ class Engine:
 
     def _loss(self, function: str, batch: Batch, frozen: FloatArray | None, *keys: int | None) -> tuple[float, int]:
         shape = (len(batch.tokens), self.facts["n_embd"])
-        if frozen is not None and (
-            frozen.shape != shape or frozen.dtype != np.float32 or not frozen.flags.c_contiguous
-        ):
+        if frozen is not None and (frozen.shape, frozen.dtype, frozen.flags.c_contiguous) != (shape, np.float32, True):
             raise EngineError(f"frozen must be a contiguous float32 array of shape {shape}")
         loss, count = _DOUBLE(), _INT64()
         _call(
@@ -338,9 +336,7 @@ class Engine:
         """Return the logits of every position, (T, V). For tests and small inputs."""
         return self._rows("cpuft_logits", tokens, lengths, self.facts["n_vocab"])
 
-    def _rows(
-        self, function: str, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], width: int
-    ) -> FloatArray:
+    def _rows(self, function: str, tokens: npt.NDArray[Any], lengths: npt.NDArray[Any], width: int) -> FloatArray:
         """What a function gives for every token, (T, width)."""
         batch = Batch(tokens, np.zeros(len(tokens), np.uint8), lengths)
         rows = np.empty((len(tokens), width), np.float32)

@@ -130,6 +130,25 @@ TEST(row_exp_add) {
     });
 }
 
+// Sequences are cut where nothing needs more of them, so a query may stand in a full register or in the rest: its value must
+// not tell. The factor is no power of two, with which rounding the product first would show.
+TEST(row_exp_add_does_not_depend_on_its_length) {
+    constexpr int64_t kMost = 48;
+    for (const cpuft::KernelTable* table : test::tables()) {
+        Random random(46);
+        const auto x = random.floats(kMost), shifts = random.floats(kMost), sums = random.floats(kMost);
+        auto whole_x = x, whole_sums = sums;
+        table->rows.exp_add(0.3535f, shifts.data(), whole_x.data(), whole_sums.data(), kMost);
+        for (int64_t n = 1; n < kMost; ++n) {
+            auto part_x = x, part_sums = sums;
+            table->rows.exp_add(0.3535f, shifts.data(), part_x.data(), part_sums.data(), n);
+            CHECK(std::equal(part_x.begin(), part_x.begin() + n, whole_x.begin()) &&
+                      std::equal(part_sums.begin(), part_sums.begin() + n, whole_sums.begin()),
+                  "%s, n = %lld", table->name, (long long)n);
+        }
+    }
+}
+
 TEST(row_exp_keeps_what_is_no_number) {
     for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
         auto x = random.floats(n);

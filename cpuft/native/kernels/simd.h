@@ -345,7 +345,10 @@ struct Rows {
                 S::store(x + i, e);
                 S::store(sums + i, S::load(sums + i) + e);
             } else {
-                const Float e = S::exp(S::load_some(x + i, left, 0.0f) * factor - S::load_some(shifts + i, left, 0.0f));
+                // Loaded before anything is computed, so that product and difference become one operation as above: a
+                // row's bytes must not depend on how many rows there are.
+                const Float values = S::load_some(x + i, left, 0.0f), shift = S::load_some(shifts + i, left, 0.0f);
+                const Float e = S::exp(values * factor - shift);
                 S::store_some(x + i, e, left);
                 S::store_some(sums + i, S::load_some(sums + i, left, 0.0f) + e, left);
             }
