@@ -38,6 +38,7 @@ _UINT32 = ctypes.c_uint32
 _UINT64 = ctypes.c_uint64
 _FLOAT = ctypes.c_float
 _DOUBLE = ctypes.c_double
+_FLOAT32 = np.dtype(np.float32)
 _TEXT = ctypes.c_char_p
 _POINTER = ctypes.c_void_p
 _FLOATS = ctypes.POINTER(ctypes.c_float)
@@ -314,7 +315,7 @@ class Engine:
 
     def _loss(self, function: str, batch: Batch, frozen: FloatArray | None, *keys: int | None) -> tuple[float, int]:
         shape = (len(batch.tokens), self.facts["n_embd"])
-        if frozen is not None and (frozen.shape, frozen.dtype, frozen.flags.c_contiguous) != (shape, np.float32, True):
+        if frozen is not None and (frozen.shape, frozen.dtype, frozen.flags.c_contiguous) != (shape, _FLOAT32, True):
             raise EngineError(f"frozen must be a contiguous float32 array of shape {shape}")
         loss, count = _DOUBLE(), _INT64()
         _call(
