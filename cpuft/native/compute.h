@@ -11,6 +11,9 @@
 
 namespace cpuft {
 
+// How many blocks of b hold a values.
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // How far values may be rounded on their way into a matrix product and between forward and backward pass.
 enum class Precision {
     kF32,   // not at all
@@ -31,7 +34,7 @@ struct Compute {
     template <class Row>
     void for_rows(int64_t n_rows, Row row) {
         constexpr int64_t kRun = 16;
-        pool.parallel_for((n_rows + kRun - 1) / kRun, [&](int64_t run, int thread) {
+        pool.parallel_for(ceil_div(n_rows, kRun), [&](int64_t run, int thread) {
             const int64_t end = (run + 1) * kRun < n_rows ? (run + 1) * kRun : n_rows;
             for (int64_t t = run * kRun; t < end; ++t) row(t, thread);
         });

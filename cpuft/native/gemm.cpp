@@ -18,8 +18,6 @@ constexpr int64_t kPanelBytes = 512 << 10;
 // (A panel one block deep made products of int8 a fifth slower, 2048 were no faster than 1024; Emerald Rapids.)
 constexpr int64_t kPanelDepth = 4 * kBlockDepth;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // A part of C: rows [m0, m1) x columns [n0, n0 + n).
 struct Block {
     int64_t m0, m1, n0, n;

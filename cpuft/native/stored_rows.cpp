@@ -8,8 +8,6 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float), kBf16 = sizeof(uint16_t);
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int64_t scale_bytes(int64_t n) { return ceil_div(n, kByteBlock) * kFloat; }
 
 int64_t bytes_of_row(Storage storage, int64_t n) {

@@ -22,8 +22,6 @@ constexpr int64_t kTile = 128 * 64;  // scores
 constexpr float kLowest = -std::numeric_limits<float>::max();
 static_assert(kBackwardKeys % kBackwardQueries == 0, "a block of keys begins where a block of queries does");
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // ---- What sees what -------------------------------------------------------------------------------------------------
 
 using View = AttentionWorkspace::View;

@@ -15,8 +15,6 @@ namespace {
 // Qwen2.5's vocabulary of 151 936 a chunk has 441 tokens in bfloat16, twice as many in int8, half as many in float32.
 constexpr int64_t kChunkBytes = int64_t{128} << 20;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Into how many tokens n > 0 are cut, in chunks of the same size but for the last.
 int64_t chunk_size(const GemmKernel& kernel, int64_t V, int64_t n) {
     const int64_t most = std::max<int64_t>(1, kChunkBytes / (V * static_cast<int64_t>(kernel.element_size)));
