@@ -18,9 +18,9 @@ constexpr int64_t kPanelBytes = 512 << 10;
 // (A panel one block deep made products of int8 a fifth slower, 2048 were no faster than 1024; Emerald Rapids.)
 constexpr int64_t kPanelDepth = 4 * kBlockDepth;
 
-// A part of C: rows [m0, m1) x columns [n0, n0 + n).
+// A part of C: rows [m0, m1) x columns [n0, n0 + n); no part of this C is wider than `widest`.
 struct Block {
-    int64_t m0, m1, n0, n;
+    int64_t m0, m1, n0, n, widest;
     float* c;        // C[m0, n0]
     int64_t stride;  // floats from one row to the next
 };
@@ -37,7 +37,8 @@ void run_term(Compute& compute, const Term& term, bool transposed, const Block& 
     const GemmKernel& kernel = term.a.kernel();
     const WeightReader reader = weight_reader(compute.kernels, term.w.type);
     const int64_t depth = term.a.k(), n = block.n;
-    const int64_t panel_depth = std::min(kPanelDepth, depth_in_l2(kernel, n));
+    // Not by this block's own columns: sums would depend on how C is cut.
+    const int64_t panel_depth = std::min(kPanelDepth, depth_in_l2(kernel, block.widest));
     const int64_t slab_bytes = kernel.b_bytes(panel_depth);
     char* panel = scratch.panel.reserve(slab_bytes * ceil_div(n, kernel.nr));
     for (int64_t k0 = 0; k0 < depth; k0 += panel_depth, accumulate = true) {
@@ -87,22 +88,76 @@ void run_block(Compute& compute, const Product& product, const Block& block, Com
         run_term(compute, product.terms[i], product.transposed, block, accumulate, scratch);
 }
 
+// n things in parts that differ by at most one, the larger first: they are handed out in order, and small ones at the end
+// leave threads idle for less.
+struct Shares {
+    int64_t n, parts;
+
+    int64_t begin(int64_t part) const { return part * (n / parts) + std::min(part, n % parts); }
+    int64_t largest() const { return ceil_div(n, parts); }
+};
+
+// How C is cut into tasks: its columns, in units that tiles and the formats of weights allow, by its rows, in whole panels.
+struct Grid {
+    Shares columns, rows;
+    int64_t column_unit, row_unit;
+
+    int64_t n_tasks() const { return columns.parts * rows.parts; }
+};
+
+// About how long a grid takes on n_threads, in multiplications of a unit depth. Each task fills its panel and reads its rows
+// of A however small it is: that costs as much as so many rows and columns more (a fill took 8 % of 512 rows in int8).
+double cost(const Grid& grid, int n_threads) {
+    constexpr double kFillRows = 40.0, kReadColumns = 8.0;
+    const auto area = [&](double columns, double rows) {
+        return (columns * static_cast<double>(grid.column_unit) + kReadColumns) *
+               (rows * static_cast<double>(grid.row_unit) + kFillRows);
+    };
+    const auto mean = [](const Shares& of) { return static_cast<double>(of.n) / static_cast<double>(of.parts); };
+    const auto largest = [](const Shares& of) { return static_cast<double>(of.largest()); };
+    const auto rounds = static_cast<double>(ceil_div(grid.n_tasks(), n_threads));
+    return (rounds - 1.0) * area(mean(grid.columns), mean(grid.rows)) + area(largest(grid.columns), largest(grid.rows));
+}
+
+// The cheapest grid whose panels are at most `columns` wide, with two tasks a thread where there are as many, since threads
+// are not equally fast. No value of C depends on it.
+Grid choose_grid(const Product& product, int64_t columns, int n_threads) {
+    Grid grid = {{0, 1}, {0, 1}, 1, 1};
+    for (int64_t i = 0; i < product.n_terms; ++i) {
+        const GemmKernel& kernel = product.terms[i].a.kernel();
+        grid.column_unit = std::lcm(grid.column_unit, static_cast<int64_t>(kernel.nr));
+        grid.row_unit = std::lcm(grid.row_unit, static_cast<int64_t>(kernel.mr));
+        if (!product.transposed)
+            grid.column_unit =
+                std::lcm(grid.column_unit, static_cast<int64_t>(ggml_blck_size(product.terms[i].w.type)));
+    }
+    grid.columns.n = ceil_div(product.n, grid.column_unit);
+    grid.rows.n = ceil_div(product.m, grid.row_unit);
+    const int64_t fewest = ceil_div(grid.columns.n, columns / grid.column_unit);
+    grid.columns.parts = fewest;
+    if (n_threads == 1) return grid;
+    const int64_t wanted = std::min<int64_t>(2 * n_threads, grid.columns.n * grid.rows.n);
+    Grid best = grid;
+    best.columns.parts = grid.columns.n;
+    best.rows.parts = grid.rows.n;
+    for (int64_t c = fewest; c <= std::min(2 * fewest + n_threads, grid.columns.n); ++c) {
+        grid.columns.parts = c;
+        grid.rows.parts = std::min(grid.rows.n, ceil_div(wanted, c));
+        if (grid.n_tasks() >= wanted && cost(grid, n_threads) < cost(best, n_threads)) best = grid;
+    }
+    return best;
+}
+
 void run(Compute& compute, const Product& product) {
     const int64_t columns = product.transposed ? kColumnsTransposed : kColumnsPlain;
-    const int64_t n_blocks = ceil_div(product.n, columns);
-    // Rows that are whole panels of every term.
-    int64_t unit = 1;
-    for (int64_t i = 0; i < product.n_terms; ++i) unit = std::lcm(unit, product.terms[i].a.kernel().mr);
-    // Splitting rows makes every part fill the same panels of B again, so it is done only where threads would idle.
-    const int64_t wanted = 2 * compute.pool.size();
-    const int64_t n_units = ceil_div(product.m, unit);
-    const int64_t parts = compute.pool.size() == 1 ? 1 : std::min(n_units, ceil_div(wanted, n_blocks));
-    const int64_t part = ceil_div(n_units, parts) * unit;
-    compute.pool.parallel_for(n_blocks * parts, [&](int64_t task, int thread) {
-        const int64_t n0 = task / parts * columns, m0 = task % parts * part;
-        const int64_t m1 = std::min(product.m, m0 + part);
-        if (m0 >= m1) return;
-        const Block block = {m0, m1, n0, std::min(columns, product.n - n0), product.c + m0 * product.n + n0, product.n};
+    const Grid grid = choose_grid(product, columns, compute.pool.size());
+    compute.pool.parallel_for(grid.n_tasks(), [&](int64_t task, int thread) {
+        const int64_t column = task / grid.rows.parts, row = task % grid.rows.parts;
+        const int64_t n0 = grid.columns.begin(column) * grid.column_unit, m0 = grid.rows.begin(row) * grid.row_unit;
+        const int64_t n1 = std::min(product.n, grid.columns.begin(column + 1) * grid.column_unit);
+        const int64_t m1 = std::min(product.m, grid.rows.begin(row + 1) * grid.row_unit);
+        const Block block = {m0,       m1, n0, n1 - n0, std::min(columns, product.n), product.c + m0 * product.n + n0,
+                             product.n};
         run_block(compute, product, block, compute.scratch[static_cast<size_t>(thread)]);
     });
 }
@@ -195,7 +250,7 @@ Columns multiply_transposed_columns(Compute& compute, const PackedRows& a, const
     Compute::Scratch& scratch = compute.scratch[static_cast<size_t>(thread)];
     const int64_t n0 = block * kBlockDepth, n = std::min(kBlockDepth, w.rows - n0);
     float* c = scratch.columns.reserve(a.m() * kColumnStride);
-    run_term(compute, {a, w}, true, {0, a.m(), n0, n, c, kColumnStride}, false, scratch);
+    run_term(compute, {a, w}, true, {0, a.m(), n0, n, n, c, kColumnStride}, false, scratch);
     return {n0, n, c};
 }
 

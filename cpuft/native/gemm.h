@@ -2,7 +2,7 @@
 // format panel by panel, in cache, and never exists whole.
 //
 // The loops, from outside in (after Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"):
-//   tasks   blocks of C: kColumns columns (x a part of the rows where columns alone would leave threads idle)
+//   tasks   blocks of C, as equal as its tiles allow, so that threads end together
 //   k       panels of B, as deep as an L2 cache allows: made here, once for all rows of the task
 //   rows    panels of mr rows of A, which come to the L1 cache
 //   tiles   these rows by each nr columns of the panel, over its whole depth: the micro-kernel

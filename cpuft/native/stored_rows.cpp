@@ -24,30 +24,32 @@ int64_t bytes_of_row(Storage storage, int64_t n) {
 
 }  // namespace
 
-void StoredRows::store(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n) {
-    const Stopwatch::Lap lap(compute.stopwatch, Part::kStorage);
+void StoredRows::reserve(Storage storage, int64_t T, int64_t n) {
     storage_ = storage;
     T_ = T;
     n_ = n;
     row_bytes_ = bytes_of_row(storage, n);
-    char* data = data_.reserve(T * row_bytes_);
-    const RowKernels& rows = compute.kernels.rows;
-    compute.for_rows(T, [&](int64_t t, int) {
-        const float* source = x + t * n;
-        char* target = data + t * row_bytes_;
-        switch (storage) {
-            case Storage::kF32:
-                std::copy_n(source, n, reinterpret_cast<float*>(target));
-                break;
-            case Storage::kBf16:
-                rows.narrow(source, reinterpret_cast<uint16_t*>(target), n);
-                break;
-            case Storage::kBytes:
-                rows.to_bytes(source, reinterpret_cast<int8_t*>(target + scale_bytes(n)),
-                              reinterpret_cast<float*>(target), n);
-                break;
-        }
-    });
+    data_.reserve(T * row_bytes_);
+}
+
+void StoredRows::set_row(const RowKernels& rows, int64_t t, const float* x) {
+    switch (storage_) {
+        case Storage::kF32:
+            std::copy_n(x, n_, reinterpret_cast<float*>(at(t)));
+            break;
+        case Storage::kBf16:
+            rows.narrow(x, reinterpret_cast<uint16_t*>(at(t)), n_);
+            break;
+        case Storage::kBytes:
+            rows.to_bytes(x, reinterpret_cast<int8_t*>(at(t) + scale_bytes(n_)), reinterpret_cast<float*>(at(t)), n_);
+            break;
+    }
+}
+
+void StoredRows::store(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kStorage);
+    reserve(storage, T, n);
+    compute.for_rows(T, [&](int64_t t, int) { set_row(compute.kernels.rows, t, x + t * n); });
 }
 
 void StoredRows::load(Compute& compute, float* x) const {

@@ -18,6 +18,9 @@ class StoredRows {
   public:
     // x: [T, n]
     void store(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n);
+    // The same in pieces: room for T rows, then each of them, by any thread; x: [n].
+    void reserve(Storage storage, int64_t T, int64_t n);
+    void set_row(const RowKernels& rows, int64_t t, const float* x);
     // x: [T, n] out
     void load(Compute& compute, float* x) const;
     // Row t, in float32: [n], in `values` unless it lies here so.
@@ -28,6 +31,7 @@ class StoredRows {
 
   private:
     const char* at(int64_t t) const { return data_.data() + t * row_bytes_; }
+    char* at(int64_t t) { return data_.data() + t * row_bytes_; }
 
     Storage storage_ = Storage::kF32;
     int64_t T_ = 0, n_ = 0;

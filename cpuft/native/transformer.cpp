@@ -167,13 +167,14 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
     linear_forward(layer, CPUFT_TARGET_FFN_GATE, input_, a, false, gate);
     linear_forward(layer, CPUFT_TARGET_FFN_UP, input_, a, false, up);
     if (keeps) {
-        a.gate.store(compute_, storage.mlp, gate, n, d.F);
-        a.up.store(compute_, storage.mlp, up, n, d.F);
+        a.gate.reserve(storage.mlp, n, d.F);
+        a.up.reserve(storage.mlp, n, d.F);
     }
     const bool wants_output = wanted != Wanted::kActivations;
-    if (!wants_output && lora(layer, CPUFT_TARGET_FFN_DOWN) == nullptr) return;
-    float* m = gate;
-    gated_mlp_forward(compute_, gate, up, n, d.F, m);
+    const bool down_matters = wants_output || lora(layer, CPUFT_TARGET_FFN_DOWN) != nullptr;
+    float* m = down_matters ? gate : nullptr;
+    gated_mlp_forward(compute_, gate, up, n, d.F, keeps ? &a.gate : nullptr, keeps ? &a.up : nullptr, m);
+    if (!down_matters) return;
     input_.set(compute_, m, n, d.F);
     linear_forward(layer, CPUFT_TARGET_FFN_DOWN, input_, a, true, wants_output ? x : nullptr);
 }

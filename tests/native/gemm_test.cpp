@@ -280,23 +280,43 @@ TEST(narrow_products) {
     });
 }
 
-// Every value is summed in an order of its own: how many threads there are cannot show.
+// A product of 40 rows of activations with 704 columns of weights: C, by so many threads.
+std::vector<float> threaded_product(const cpuft::KernelTable& table, const GemmKernel& kernel, ggml_type type,
+                                    bool transposed, int threads) {
+    Compute compute(threads, table, table.int8 != nullptr ? cpuft::Precision::kInt8 : cpuft::Precision::kF32);
+    Random random(13);
+    const int64_t m = 40, n = 704, k = 2080;
+    const auto a = random.floats(m * k);
+    Weights w = transposed ? make_weights(random, type, n, k) : make_weights(random, type, k, n);
+    std::vector<float> scales;
+    if (&kernel == table.int8) scales = cpuft::row_scales(compute, w.matrix);
+    w.matrix.row_scale = scales.empty() ? nullptr : scales.data();
+    cpuft::PackedRows packed;
+    packed.pack_rows(compute, kernel, a.data(), m, k, transposed ? nullptr : w.matrix.row_scale);
+    std::vector<float> c(static_cast<size_t>(m * n));
+    if (transposed) {
+        cpuft::multiply_transposed(compute, {{packed, w.matrix}}, nullptr, false, c.data());
+    } else {
+        cpuft::multiply(compute, {{packed, w.matrix}}, false, c.data());
+    }
+    return c;
+}
+
+// Every value is summed in an order of its own: how C was cut into tasks for so many threads cannot show.
 TEST(products_do_not_depend_on_threads) {
     for (const cpuft::KernelTable* table : test::tables()) {
-        std::vector<float> first;
-        for (const int threads : {1, 2, 5}) {
-            Compute compute(threads, *table, cpuft::Precision::kF32);
-            Random random(13);
-            const int64_t m = 40, n = 700, k = 530;
-            const auto a = random.floats(m * k), w = random.floats(n * k);
-            cpuft::PackedRows packed;
-            packed.pack_rows(compute, table->f32, a.data(), m, k);
-            std::vector<float> c(static_cast<size_t>(m * n));
-            cpuft::multiply_transposed(compute, {{packed, cpuft::float_matrix(w.data(), n, k)}}, nullptr, false,
-                                       c.data());
-            if (first.empty()) first = c;
-            CHECK(std::memcmp(first.data(), c.data(), c.size() * sizeof(float)) == 0, "%s with %d threads", table->name,
-                  threads);
+        for (const GemmKernel* kernel : {&table->f32, table->bf16, table->int8}) {
+            if (kernel == nullptr) continue;
+            for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_Q8_0}) {
+                for (const bool transposed : {true, false}) {
+                    const auto alone = threaded_product(*table, *kernel, type, transposed, 1);
+                    for (const int threads : {2, 3, 5, 16}) {
+                        const auto c = threaded_product(*table, *kernel, type, transposed, threads);
+                        CHECK(std::memcmp(alone.data(), c.data(), c.size() * sizeof(float)) == 0,
+                              "%s with %d threads%s", kernel->name, threads, transposed ? ", transposed" : "");
+                    }
+                }
+            }
         }
     }
 }

@@ -17,10 +17,15 @@ void for_stored_rows(Compute& compute, const StoredRows& gate, const StoredRows&
 
 }  // namespace
 
-void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F, float* m) {
+void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F,
+                       StoredRows* kept_gate, StoredRows* kept_up, float* m) {
     const Stopwatch::Lap lap(compute.stopwatch, Part::kGatedMlp);
-    compute.for_rows(
-        T, [&](int64_t t, int) { compute.kernels.rows.silu_multiply(gate + t * F, up + t * F, m + t * F, F); });
+    const RowKernels& rows = compute.kernels.rows;
+    compute.for_rows(T, [&](int64_t t, int) {
+        if (kept_gate != nullptr) kept_gate->set_row(rows, t, gate + t * F);
+        if (kept_up != nullptr) kept_up->set_row(rows, t, up + t * F);
+        if (m != nullptr) rows.silu_multiply(gate + t * F, up + t * F, m + t * F, F);
+    });
 }
 
 void gated_mlp_forward(Compute& compute, const StoredRows& gate, const StoredRows& up, float* m) {

@@ -7,8 +7,10 @@
 
 namespace cpuft {
 
-// gate, up, m: [T, F]; m may be the same array as one of them.
-void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F, float* m);
+// gate, up, m: [T, F]; m may be the same array as one of them, or null. gate and up are also kept in kept_gate and kept_up,
+// which have room for them, unless these are null: in the same pass over memory.
+void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F,
+                       StoredRows* kept_gate, StoredRows* kept_up, float* m);
 // The same from what was kept.
 void gated_mlp_forward(Compute& compute, const StoredRows& gate, const StoredRows& up, float* m);
 
