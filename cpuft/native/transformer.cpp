@@ -137,7 +137,7 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
     const int64_t n = rows_behind_attention(layer);
     const bool keeps = wanted != Wanted::kOutput;
     const ActivationStorage storage = activation_storage(compute_.precision);
-    float *h = work_.h, *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *gate = work_.mlp_1, *up = work_.mlp_2;
+    float *h = work_.h, *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *gate = work_.gate, *up = work_.up;
 
     if (keeps) a.x.store(compute_, storage.other, x, T_, d.C);
     rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
@@ -183,12 +183,17 @@ void Transformer::backward_layer(int64_t layer, Activations& a, float* dx) {
     const Dimensions& d = model_.dims;
     const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
     const int64_t n = rows_behind_attention(layer);
-    float *h = work_.h, *dh = work_.dh, *m = work_.mlp_1, *dm = work_.mlp_2;
+    float *h = work_.h, *dh = work_.dh, *dm = work_.gate, *dgate = dm, *dup = work_.up;
 
-    gated_mlp_forward(compute_, a.gate, a.up, m);
-    linear_backward(layer, CPUFT_TARGET_FFN_DOWN, m, n, a, dx, false, dm);
-    float *dgate = dm, *dup = m;  // m was read for the last time
-    gated_mlp_backward(compute_, a.gate, a.up, dm, dgate, dup);
+    // m, the input of ffn_down, is made again beside its gradient.
+    const LinearWeights& down = weights.linears[CPUFT_TARGET_FFN_DOWN];
+    const Lora* down_lora = lora(layer, CPUFT_TARGET_FFN_DOWN);
+    const Dropout down_dropout = dropout(layer, CPUFT_TARGET_FFN_DOWN);
+    float* m = down_lora == nullptr ? nullptr : work_.m;
+    linear_lora_backward_input(compute_, down, down_lora, down_dropout, n, a.lora_u[CPUFT_TARGET_FFN_DOWN].data(), dx,
+                               linear_, false, dm);
+    gated_mlp_backward(compute_, a.gate, a.up, dm, dgate, dup, m);
+    if (m != nullptr) linear_lora_backward_a(compute_, *down_lora, down_dropout, m, n, d.F, linear_);
     float* mid = x_.data();
     a.mid.load(compute_, mid);
     rmsnorm_forward(compute_, mid, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);

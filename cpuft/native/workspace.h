@@ -16,8 +16,8 @@ class Workspace {
 
     // A layer's.
     float *h, *dh;  // [T, C]
-    // Its MLP's: gate and up, then m in place of gate; backward m and dm, then dup and dgate in their places.
-    float *mlp_1, *mlp_2;  // [T, F]
+    // Its MLP's: gate, then m in its place, and up; backward dm, then dgate in its place, dup and m.
+    float *gate, *up, *m;  // [T, F]
     // Its attention's, where the MLP's were.
     float *q, *o, *dq, *d_o;  // [T, H, D]
     float *k, *v, *dk, *dv;   // [T, K, D]

@@ -257,23 +257,30 @@ TEST(row_silu_multiply) {
 TEST(row_silu_multiply_backward) {
     for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
         const auto gate = random.floats(n, 4.0f), up = random.floats(n), dout = random.floats(n);
-        std::vector<double> gate_sizes(static_cast<size_t>(n)), up_sizes(static_cast<size_t>(n));
+        std::vector<double> gate_sizes(static_cast<size_t>(n)), up_sizes(gate_sizes), out_sizes(gate_sizes);
         for (size_t i = 0; i < gate_sizes.size(); ++i) {
             const double z = static_cast<double>(gate[i]), d = static_cast<double>(dout[i]);
             const double s = 1.0 / (1.0 + std::exp(-z));
             gate_sizes[i] = std::fabs(d * static_cast<double>(up[i])) * s * (1.0 + std::fabs(z) * (1.0 + s));
             up_sizes[i] = std::fabs(d * z * s);
+            out_sizes[i] = std::fabs(z * s * static_cast<double>(up[i]));
         }
-        auto wanted_gate = guarded(dout), wanted_up = guarded(dout);
+        auto wanted_gate = guarded(dout), wanted_up = guarded(dout), wanted_out = guarded(dout);
         kReferenceKernels.rows.silu_multiply_backward(gate.data(), up.data(), dout.data(), wanted_gate.data(),
-                                                      wanted_up.data(), n);
-        for (int overlap = 0; overlap < 3; ++overlap) {  // nothing, dgate or dup is the array that holds dout
-            auto got_gate = guarded(dout), got_up = guarded(dout);
-            const float* in = overlap == 1 ? got_gate.data() : overlap == 2 ? got_up.data() : dout.data();
-            table.rows.silu_multiply_backward(gate.data(), up.data(), in, got_gate.data(), got_up.data(), n);
+                                                      wanted_up.data(), wanted_out.data(), n);
+        for (int overlap = 0; overlap < 4; ++overlap) {  // nothing, dgate, dup or out is the array that holds dout
+            auto got_gate = guarded(dout), got_up = guarded(dout), got_out = guarded(dout);
+            const float* ins[] = {dout.data(), got_gate.data(), got_up.data(), got_out.data()};
+            table.rows.silu_multiply_backward(gate.data(), up.data(), ins[overlap], got_gate.data(), got_up.data(),
+                                              got_out.data(), n);
             check_row("silu_multiply_backward dgate", table, n, got_gate, wanted_gate, gate_sizes, 32);
             check_row("silu_multiply_backward dup", table, n, got_up, wanted_up, up_sizes, 32);
+            check_row("silu_multiply_backward out", table, n, got_out, wanted_out, out_sizes, 32);
         }
+        auto alone_gate = guarded(dout), alone_up = guarded(dout);
+        table.rows.silu_multiply_backward(gate.data(), up.data(), dout.data(), alone_gate.data(), alone_up.data(),
+                                          nullptr, n);
+        check_row("silu_multiply_backward dgate without out", table, n, alone_gate, wanted_gate, gate_sizes, 32);
     });
 }
 

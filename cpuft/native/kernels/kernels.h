@@ -110,9 +110,9 @@ struct RowKernels {
     void (*multiply)(float factor, const float* x, const float* weight, float* y, int64_t n);
     // out[i] = silu(gate[i]) * up[i], silu(z) = z / (1 + exp(-z))
     void (*silu_multiply)(const float* gate, const float* up, float* out, int64_t n);
-    // dgate and dup from dout; either may be the array that holds dout.
+    // dgate and dup from dout, and out again unless it is null; each may be the array that holds dout.
     void (*silu_multiply_backward)(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
-                                   int64_t n);
+                                   float* out, int64_t n);
     // To bfloat16, rounded to nearest, ties to even (NaN stays NaN), and back.
     void (*narrow)(const float* x, uint16_t* out, int64_t n);
     void (*widen)(const uint16_t* x, float* out, int64_t n);

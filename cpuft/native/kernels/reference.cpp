@@ -123,13 +123,14 @@ void silu_multiply(const float* gate, const float* up, float* out, int64_t n) {
 }
 
 // silu'(z) = s (1 + z (1 - s)), s = sigmoid(z)
-void silu_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
+void silu_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup, float* out,
                             int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
         const float z = gate[i], u = up[i], d = dout[i];
         const float s = 1.0f / (1.0f + std::exp(-z));
         dgate[i] = d * u * s * (1.0f + z * (1.0f - s));
         dup[i] = d * z * s;
+        if (out != nullptr) out[i] = z / (1.0f + std::exp(-z)) * u;
     }
 }
 

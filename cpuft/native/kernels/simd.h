@@ -417,7 +417,7 @@ struct Rows {
 
     // silu'(z) = s (1 + z (1 - s)), s = sigmoid(z)
     static void silu_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
-                                       int64_t n) {
+                                       float* out, int64_t n) {
         for (int64_t i = 0; i < n; i += kWidth) {
             const int64_t left = n - i;
             const bool whole = left >= kWidth;
@@ -426,13 +426,15 @@ struct Rows {
             const Float d = whole ? S::load(dout + i) : S::load_some(dout + i, left, 0.0f);
             const Float s = S::sigmoid(z);
             const Float dz = d * u * s * (1.0f + z * (1.0f - s));
-            const Float du = d * z * s;
+            const Float du = d * z * s, product = z * s * u;
             if (whole) {
                 S::store(dgate + i, dz);
                 S::store(dup + i, du);
+                if (out != nullptr) S::store(out + i, product);
             } else {
                 S::store_some(dgate + i, dz, left);
                 S::store_some(dup + i, du, left);
+                if (out != nullptr) S::store_some(out + i, product, left);
             }
         }
     }

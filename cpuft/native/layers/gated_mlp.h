@@ -11,11 +11,8 @@ namespace cpuft {
 // which have room for them, unless these are null: in the same pass over memory.
 void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F,
                        StoredRows* kept_gate, StoredRows* kept_up, float* m);
-// The same from what was kept.
-void gated_mlp_forward(Compute& compute, const StoredRows& gate, const StoredRows& up, float* m);
-
-// dgate, dup from dm; dm may be the same array as one of them.
+// dgate, dup from dm, and m again unless it is null; dm may be the same array as one of them.
 void gated_mlp_backward(Compute& compute, const StoredRows& gate, const StoredRows& up, const float* dm, float* dgate,
-                        float* dup);
+                        float* dup, float* m);
 
 }  // namespace cpuft

@@ -79,9 +79,9 @@ void linear_lora_forward(Compute& compute, const LinearWeights& weights, const L
 }
 
 // With u = s A x:  du = s B^T dy,  dB += dy u^T,  dA += du x^T,  dx += W^T dy + A^T du  (x after dropout)
-void linear_lora_backward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
-                          const float* x, int64_t T, const float* u, const float* dy, LinearWorkspace& workspace,
-                          bool accumulate, float* dx) {
+void linear_lora_backward_input(Compute& compute, const LinearWeights& weights, const Lora* lora,
+                                const Dropout& dropout, int64_t T, const float* u, const float* dy,
+                                LinearWorkspace& workspace, bool accumulate, float* dx) {
     Stopwatch::Lap lap(compute.stopwatch, Part::kBaseProducts);
     const int64_t n_in = weights.weight.cols, n_out = weights.weight.rows;
     const PackedRows& packed_dy = workspace.packed_dy;
@@ -102,15 +102,6 @@ void linear_lora_backward(Compute& compute, const LinearWeights& weights, const 
     multiply(compute, {{columns, float_matrix(dy, T, n_out)}}, false, db);
     add_transposed(compute, db, R, n_out, lora->db);
 
-    const float* input = x;
-    if (dropout.active()) {
-        float* dropped = workspace.dropped.reserve(T * n_in);
-        apply_dropout(compute, dropout, x, T, n_in, dropped);
-        input = dropped;
-    }
-    columns.pack(compute, compute.gemm, du, 1, R, R, T);  // du^T
-    multiply(compute, {{columns, float_matrix(input, T, n_in)}}, true, lora->da);
-
     if (dx == nullptr) return;
     workspace.packed_u.pack_rows(compute, compute.gemm, du, T, R);
     lap.next(Part::kBaseProducts);
@@ -120,12 +111,33 @@ void linear_lora_backward(Compute& compute, const LinearWeights& weights, const 
     }
     multiply(compute, {{packed_dy, weights.weight}}, accumulate, dx);
     lap.next(Part::kAdapterProducts);
-    float* dropped = workspace.dropped.data();
+    float* dropped = workspace.dropped.reserve(T * n_in);
     multiply(compute, {{workspace.packed_u, a}}, false, dropped);
     apply_dropout(compute, dropout, dropped, T, n_in, dropped);
     lap.next(Part::kAdapterElementwise);
     compute.for_rows(T,
                      [&](int64_t t, int) { compute.kernels.rows.axpy(1.0f, dropped + t * n_in, dx + t * n_in, n_in); });
+}
+
+void linear_lora_backward_a(Compute& compute, const Lora& lora, const Dropout& dropout, const float* x, int64_t T,
+                            int64_t n_in, LinearWorkspace& workspace) {
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kAdapterProducts);
+    const float* input = x;
+    if (dropout.active()) {
+        float* dropped = workspace.dropped.reserve(T * n_in);
+        apply_dropout(compute, dropout, x, T, n_in, dropped);
+        input = dropped;
+    }
+    const float* du = workspace.du.data();
+    workspace.packed_columns.pack(compute, compute.gemm, du, 1, lora.rank, lora.rank, T);  // du^T
+    multiply(compute, {{workspace.packed_columns, float_matrix(input, T, n_in)}}, true, lora.da);
+}
+
+void linear_lora_backward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
+                          const float* x, int64_t T, const float* u, const float* dy, LinearWorkspace& workspace,
+                          bool accumulate, float* dx) {
+    linear_lora_backward_input(compute, weights, lora, dropout, T, u, dy, workspace, accumulate, dx);
+    if (lora != nullptr) linear_lora_backward_a(compute, *lora, dropout, x, T, weights.weight.cols, workspace);
 }
 
 }  // namespace cpuft

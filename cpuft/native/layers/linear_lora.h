@@ -47,7 +47,14 @@ struct LinearWorkspace {
 void linear_lora_forward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
                          const LinearInput& input, LinearWorkspace& workspace, bool accumulate, float* u, float* y);
 
-// dy: [T, n_out]. Adds to lora's da and db. dx: [T, n_in] (+)=, or null where nobody needs it.
+// dy: [T, n_out]. Adds to lora's db, leaves du in the workspace for da. dx: [T, n_in] (+)=, or null where nobody needs it.
+void linear_lora_backward_input(Compute& compute, const LinearWeights& weights, const Lora* lora,
+                                const Dropout& dropout, int64_t T, const float* u, const float* dy,
+                                LinearWorkspace& workspace, bool accumulate, float* dx);
+// Adds to lora's da what dx did not need: x, [T, n_in]. No other layer may have used the workspace between.
+void linear_lora_backward_a(Compute& compute, const Lora& lora, const Dropout& dropout, const float* x, int64_t T,
+                            int64_t n_in, LinearWorkspace& workspace);
+// Both.
 void linear_lora_backward(Compute& compute, const LinearWeights& weights, const Lora* lora, const Dropout& dropout,
                           const float* x, int64_t T, const float* u, const float* dy, LinearWorkspace& workspace,
                           bool accumulate, float* dx);
