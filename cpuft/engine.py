@@ -171,7 +171,7 @@ class Engine:
         model: path of a GGUF file.
         threads: worker threads; 0 takes every CPU that this process may use.
         isa: "reference", "avx2", "avx512", "avx512bf16", or None for the best that this CPU has.
-        precision: "f32", "bf16" or "int8", as in cpuft.h; None for bf16.
+        precision: "f32", "bf16" or "int8", as in cpuft.h; None for what it takes by itself.
 
     Raises:
         ModelError: the file is missing, damaged or of an architecture that cpuft does not train.

@@ -21,10 +21,46 @@
 
 using namespace cpuft;
 
+namespace {
+
+constexpr std::pair<const char*, Precision> kPrecisions[] = {
+    {"f32", Precision::kF32}, {"bf16", Precision::kBf16}, {"int8", Precision::kInt8}};
+
+const char* name_of(Precision precision) {
+    for (const auto& [name, known] : kPrecisions) {
+        if (known == precision) return name;
+    }
+    return "";
+}
+
+// Bytes, where the CPU multiplies them fast and the model's own weights are rounded already (RESULTS.md, "What rounding costs
+// in training").
+Precision automatic_precision(const Model& model, const KernelTable& kernels) {
+    const bool fast = kernels.int8 != nullptr && &kernels != &kReferenceKernels;
+    return fast && model.is_quantized() ? Precision::kInt8 : Precision::kBf16;
+}
+
+// name: null for the automatic one.
+Precision choose_precision(const char* name, const Model& model, const KernelTable& kernels) {
+    if (name == nullptr) return automatic_precision(model, kernels);
+    for (const auto& [known, precision] : kPrecisions) {
+        if (std::strcmp(name, known) != 0) continue;
+        if (precision == Precision::kInt8 && kernels.int8 == nullptr)
+            refuse("precision int8 needs a CPU with AVX-VNNI or AVX-512-VNNI; isa \"%s\" has f32 and bf16",
+                   kernels.name);
+        return precision;
+    }
+    refuse("unknown precision \"%s\"; expected f32, bf16 or int8", name);
+}
+
+}  // namespace
+
 struct cpuft_engine {
-    cpuft_engine(const char* path, int n_threads, const KernelTable& kernels, Precision precision)
-        : model(path), compute(n_threads, kernels, precision), transformer(model, compute) {
-        if (precision == Precision::kInt8) model.measure_rows(compute);
+    cpuft_engine(const char* path, int n_threads, const KernelTable& kernels, const char* precision)
+        : model(path),
+          compute(n_threads, kernels, choose_precision(precision, model, kernels)),
+          transformer(model, compute) {
+        if (compute.precision == Precision::kInt8) model.measure_rows(compute);
     }
 
     Adapter& trained_adapter() {
@@ -87,28 +123,6 @@ int thread_count(int32_t n_threads) {
     return n_threads == 0 ? available_cpus() : n_threads;
 }
 
-constexpr std::pair<const char*, Precision> kPrecisions[] = {
-    {"f32", Precision::kF32}, {"bf16", Precision::kBf16}, {"int8", Precision::kInt8}};
-
-Precision find_precision(const char* name, const KernelTable& kernels) {
-    if (name == nullptr) return Precision::kBf16;
-    for (const auto& [known, precision] : kPrecisions) {
-        if (std::strcmp(name, known) != 0) continue;
-        if (precision == Precision::kInt8 && kernels.int8 == nullptr)
-            refuse("precision int8 needs a CPU with AVX-VNNI or AVX-512-VNNI; isa \"%s\" has f32 and bf16",
-                   kernels.name);
-        return precision;
-    }
-    refuse("unknown precision \"%s\"; expected f32, bf16 or int8", name);
-}
-
-const char* name_of(Precision precision) {
-    for (const auto& [name, known] : kPrecisions) {
-        if (known == precision) return name;
-    }
-    return "";
-}
-
 MicroBatch micro_batch(const int32_t* tokens, const uint8_t* supervised, const int64_t* lengths, int64_t n_sequences,
                        const uint64_t* keys, const float* frozen) {
     require(tokens != nullptr && lengths != nullptr, "tokens and lengths must not be null");
@@ -127,10 +141,9 @@ cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, co
         require(path != nullptr && engine != nullptr, "path and engine must not be null");
         const char* chosen = isa != nullptr ? isa : std::getenv("CPUFT_ISA");
         const KernelTable& kernels = select_kernels(chosen != nullptr && *chosen != '\0' ? chosen : nullptr);
-        const Precision chosen_precision = find_precision(precision, kernels);
-        auto opened = std::make_unique<cpuft_engine>(path, thread_count(n_threads), kernels, chosen_precision);
+        auto opened = std::make_unique<cpuft_engine>(path, thread_count(n_threads), kernels, precision);
         opened->description = "{" + opened->model.describe() + ", \"isa\": \"" + kernels.name +
-                              "\", \"precision\": \"" + name_of(chosen_precision) + "\", \"kernel\": \"" +
+                              "\", \"precision\": \"" + name_of(opened->compute.precision) + "\", \"kernel\": \"" +
                               opened->compute.weight_gemm.name +
                               "\", \"n_threads\": " + std::to_string(opened->compute.pool.size()) + "}";
         *engine = opened.release();

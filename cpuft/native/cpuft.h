@@ -74,7 +74,8 @@ CPUFT_API const char* cpuft_last_error(void);
  * precision: how far values are rounded. "f32": not at all. "bf16": to bfloat16, in matrix products where the CPU
  *            multiplies it fast, and in the activations that are kept for the backward pass. "int8": also to int8, with a
  *            scale for every 256 values, in products with base weights; the adapter's own products and gradients stay as
- *            with bf16. NULL: bf16. Sums, norms, softmax and the optimizer are float32, sums of losses float64.
+ *            with bf16. NULL: int8 where the CPU multiplies bytes fast and the model's linear layers are quantized, else
+ *            bf16. Sums, norms, softmax and the optimizer are float32, sums of losses float64.
  * engine:    out; owned by the caller until cpuft_close. */
 CPUFT_API cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, const char* precision,
                                   cpuft_engine** engine);

@@ -1,5 +1,6 @@
 #include "model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -176,6 +177,13 @@ Model::Model(const std::string& path)
     for (int64_t layer = 0; layer < dims.n_layer; ++layer) layers.push_back(read_layer(layer, dims, tensors));
     tensors.refuse_unknown();
     for (const auto& [name, matrix] : file.tensors()) n_params += matrix.rows * matrix.cols;
+}
+
+bool Model::is_quantized() const {
+    return std::any_of(layers.begin(), layers.end(), [](const LayerWeights& layer) {
+        return std::any_of(layer.linears.begin(), layer.linears.end(),
+                           [](const LinearWeights& linear) { return ggml_is_quantized(linear.weight.type); });
+    });
 }
 
 void Model::measure_rows(Compute& compute) {

@@ -61,6 +61,9 @@ struct Model {
     std::vector<LayerWeights> layers;
     int64_t n_params = 0;
 
+    // Whether weights of linear layers are stored in blocks of few bits.
+    bool is_quantized() const;
+
     // Fills in the row scales of all matrices that int8 products read: one pass over the weights.
     void measure_rows(Compute& compute);
 

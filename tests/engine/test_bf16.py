@@ -39,17 +39,10 @@ def test_ten_steps(case_name: str, model_of: ModelOf) -> None:
     assert means == pytest.approx(expected.step_losses, rel=0.02)
 
 
-def test_bf16_is_the_default(model_of: ModelOf) -> None:
-    from cpuft.engine import Engine
-
-    with Engine(model_of(CASES["qwen2"].model)) as engine:
-        assert engine.facts["precision"] == "bf16"
-
-
 def test_native_products_only_where_they_are_fast(model_of: ModelOf) -> None:
     """Intel's vdpbf16ps has half the rate of float32: there bf16 narrows what is kept, and multiplies float32."""
     from cpuft.engine import Engine
 
     intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    with Engine(model_of(CASES["qwen2"].model)) as engine:
+    with Engine(model_of(CASES["qwen2"].model), precision="bf16") as engine:
         assert ("bf16" in engine.facts["kernel"]) == (not intel)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cpuft import engine as native
+from cpuft.engine import Engine
 from cpuft.toolchain import Toolchain
 
 from .comparison import INT8_ISAS, ISAS, batch, cosine, distance, gradients, open_case
@@ -108,6 +109,15 @@ WEIGHT_TYPES = [
     *(Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS, Type.IQ3_S, Type.IQ3_XXS, Type.TQ1_0, Type.TQ2_0),
     Type.MXFP4,
 ]
+
+
+def test_bytes_are_automatic_where_they_are_fast(quantized: Quantized, model_of: ModelOf) -> None:
+    path, unrounded = quantized(WIDE.model, "Q4_K_M"), model_of(WIDE.model)
+    for isa in ISAS:
+        with Engine(path, isa=isa) as engine:
+            assert engine.facts["precision"] == ("int8" if isa in INT8_ISAS and isa != "reference" else "bf16"), isa
+        with Engine(unrounded, isa=isa) as engine:
+            assert engine.facts["precision"] == "bf16", isa
 
 
 @pytest.mark.parametrize("kind", WEIGHT_TYPES, ids=lambda kind: kind.name)
