@@ -33,6 +33,20 @@ class Adapter:
     tensors: dict[str, FloatArray]  # "blk.0.attn_q.weight.lora_a" -> (rows, columns)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        pairs: Mapping[str, Mapping[str, FloatArray]],
+        alpha: float,
+        architecture: str,
+        metadata: Mapping[str, Any],
+    ) -> "Adapter":
+        """The adapter of pairs "blk.0.attn_q.weight" -> {"A": (rank, n_in), "B": (n_out, rank)}, in their order."""
+        tensors: dict[str, FloatArray] = {}
+        for weight, pair in pairs.items():
+            tensors |= {weight + SUFFIX_A: pair["A"], weight + SUFFIX_B: pair["B"]}
+        return cls(max(pair["A"].shape[0] for pair in pairs.values()), alpha, architecture, tensors, dict(metadata))
+
     @property
     def weights(self) -> list[str]:
         """The names of the adapted weights, in the order of the file."""
@@ -127,7 +141,7 @@ def check_base(adapter: Adapter, base: Gguf, path: Path) -> None:
             faults.append(f"{weight} is {got[0]}x{got[1]}, the model's is {'x'.join(map(str, tensor.shape))}")
     if faults:
         raise AdapterError(
-            f"{path}: the adapter was made for another base model than {base.path}: {_some(faults)}: "
+            f"{path}: the adapter was made for another base model than {base.path}: {some(faults)}: "
             "give the base model that it was trained on"
         )
 
@@ -137,6 +151,8 @@ def _header_faults(file: Gguf) -> list[str]:
     for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
         if file.get(key) != wanted:
             faults.append(f"{key} is {file.get(key)!r}, expected {wanted!r}")
+    if "adapter.alora.invocation_tokens" in file.fields:
+        faults.append("adapter.alora.invocation_tokens is there: it acts after certain tokens only, train one without")
     if not file.architecture:
         faults.append("general.architecture is missing")
     alpha = file.fields.get("adapter.lora.alpha")
@@ -164,6 +180,12 @@ def _tensor_faults(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return faults
 
 
-def _some(faults: list[str], most: int = 8) -> str:
+def adapter_name(base: Gguf) -> str:
+    """What general.name says of an adapter of this base."""
+    return f"{base.get('general.name', 'base model')} LoRA"
+
+
+def some(faults: list[str], most: int = 8) -> str:
+    """The first of many faults, and how many more there are."""
     more = len(faults) - most
     return "; ".join(faults[:most]) + (f"; and {more} more" if more > 0 else "")
