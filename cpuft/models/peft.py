@@ -6,6 +6,7 @@ rank and an alpha of its own. In float32, GGUF -> PEFT -> GGUF gives the same bi
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class PeftAdapter:
                 f"{self.path}: these layers are there under two names each: {some(twice)}: save it again"
             )
         alphas = {weight: self.config.scaling_alpha(module) for weight, module in modules.items()}
-        alpha = max(set(alphas.values()), key=list(alphas.values()).count)
+        alpha = Counter(alphas.values()).most_common(1)[0][0]
         pairs = {weight: self.pairs[modules[weight]] for weight in sorted(modules, key=layout.order)}
         adapter = Adapter.of(pairs, alpha, base.architecture, {"general.name": adapter_name(base)})
         check_base(adapter, base, self.path)
@@ -169,7 +170,10 @@ def _read_tensors(path: Path) -> dict[str, _Stored]:
     except safetensors.SafetensorError as error:
         fault = " ".join(str(error).split())
         raise AdapterError(f"{path}: not a whole safetensors file ({fault}): fetch or save it again") from error
-    return {name: _Stored(t["dtype"], tuple(t["shape"]), t["data"]) for name, t in stored}
+    return {
+        name: _Stored(t["dtype"], tuple(t["shape"]), t["data"])
+        for name, t in sorted(stored, key=lambda item: str(item[0]))
+    }
 
 
 def _tensor_fault(tensor: _Stored, part: str, rank: int) -> str | None:

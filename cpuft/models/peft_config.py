@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jsonschema
 
 from cpuft.errors import AdapterError
-from cpuft.models.adapter import Adapter
+from cpuft.models.adapter import Adapter, some
 from cpuft.models.hf_layout import HfLayout
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def read_config(path: Path) -> PeftConfig:
     if not faults:
         faults = _meaning_faults(document)
     if faults:
-        raise AdapterError(f"{path}: not a PEFT adapter that cpuft can use: {'; '.join(faults)}")
+        raise AdapterError(f"{path}: not a PEFT adapter that cpuft can use: {some(faults)}")
     return PeftConfig(
         rank=int(document.get("r", _DEFAULT_RANK)),
         alpha=float(document.get("lora_alpha", _DEFAULT_ALPHA)),

@@ -19,7 +19,11 @@ _KEYS = {key.field: key for key in keys_of(LoraConfig)}
 
 @dataclass(frozen=True)
 class InitialAdapter:
-    """config: the run's configuration with what the adapter decides. digest: of what it holds, in whatever format."""
+    """What a run starts from.
+
+    config: the run's configuration with what the adapter decides.
+    digest: of the adapter's matrices, in whatever format they came.
+    """
 
     path: Path
     adapter: Adapter
@@ -118,7 +122,8 @@ def _words(value: Any) -> str:
 
 
 def _digest(adapter: Adapter) -> str:
-    digest = hashlib.sha256(np.float32(adapter.alpha).tobytes())
+    """Of the matrices; the run's configuration has the alpha."""
+    digest = hashlib.sha256()
     for name, values in sorted(adapter.tensors.items()):
         digest.update(f"{name} {values.shape}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())

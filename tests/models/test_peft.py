@@ -13,7 +13,6 @@ import safetensors.numpy
 
 from cpuft.config import MODULES
 from cpuft.errors import AdapterError, ConfigError
-from cpuft.models import hf_layout
 from cpuft.models.adapter import Adapter, read_adapter, write_adapter
 from cpuft.models.adapter_files import convert
 from cpuft.models.hf_layout import ARCHITECTURES, HfLayout
@@ -74,7 +73,7 @@ def test_phi3_has_its_fused_names(tmp_path: Path) -> None:
     assert config_of(tmp_path / "peft")["target_modules"] == ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 
-@pytest.mark.parametrize("architecture", sorted(hf_layout.INTERLEAVED))
+@pytest.mark.parametrize("architecture", ["llama", "smollm3"])
 def test_rows_of_rotary_pairs(architecture: str) -> None:
     """Row i of transformers is row 2 i of the GGUF in a head's first half, and 2 (i - h/2) + 1 in its second."""
     layout = HfLayout.of(architecture, header(architecture))
@@ -84,6 +83,25 @@ def test_rows_of_rotary_pairs(architecture: str) -> None:
     for own in ("attn_q", "attn_k"):
         assert layout.rows_to_hf(f"blk.0.{own}.weight", rows)[:, 0].tolist() == wanted
     assert np.array_equal(layout.rows_to_hf("blk.0.attn_v.weight", rows), rows)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
+def test_rows_that_stay_where_they_are(architecture: str) -> None:
+    layout = HfLayout.of(architecture, header(architecture))
+    rows = np.arange(N_QUERY, dtype=np.float32)[:, None]
+    assert np.array_equal(layout.rows_to_hf("blk.0.attn_q.weight", rows), rows)
+
+
+def test_names_of_a_hostile_file_are_printed_safely(tmp_path: Path) -> None:
+    bad = Q_PAIR | {"\x1b[2J\nfake line": np.zeros(3, np.float32), "long" * 999: np.zeros(3, np.float32)}
+    with pytest.raises(AdapterError) as caught:
+        read_peft(write_folder(tmp_path / "tensors", bad))
+    assert r"\x1b[2J\nfake line is unknown" in str(caught.value)
+    assert len(str(caught.value)) < 800
+    with pytest.raises(AdapterError) as caught:
+        read_peft(write_folder(tmp_path / "keys", Q_PAIR, rank_pattern={"\ud800\n": 0}))
+    str(caught.value).encode()
+    assert str(caught.value).isprintable()
 
 
 def test_the_base_is_needed_where_rows_stand_otherwise(tmp_path: Path) -> None:
