@@ -147,7 +147,7 @@ def change(folder: Path) -> FloatArray:
     """What a folder's adapter adds to attn_q of layer 1, in the GGUF's order."""
     adapter = read_peft(folder).on(header("qwen2"))
     a, b = adapter.pair("blk.1.attn_q.weight")
-    return np.float32(adapter.scale("blk.1.attn_q.weight")) * b @ a
+    return np.asarray(adapter.scale("blk.1.attn_q.weight") * (b @ a), np.float32)
 
 
 @pytest.mark.parametrize(
