@@ -73,6 +73,11 @@ def _optim(value: str) -> str:
     return "adamw_8bit" if value in ADAMW_8BIT else "adamw"
 
 
+def _absolute(value: str | None) -> str | None:
+    """A path that means the same file when a run is resumed from another folder."""
+    return None if value is None else str(Path(value).absolute())
+
+
 def _modules(value: str | list[str]) -> tuple[str, ...]:
     """PEFT's names in the order of MODULES; "all-linear" stands for all of them."""
     return tuple(name for name, own in MODULES.items() if value == "all-linear" or name in value or own in value)
@@ -97,6 +102,14 @@ class LoraConfig:
         read=_modules,
     )
     layers: int | None = count(None)
+    # Free, because a run remembers what the adapter holds and not where it lies.
+    init_adapter: str | None = option(
+        None,
+        {"type": ["string", "null"], "minLength": 1},
+        "the path of an adapter or null",
+        free=True,
+        read=_absolute,
+    )
     bias: str = choice("none", ["none"])
     task_type: str = choice("CAUSAL_LM", ["CAUSAL_LM"])
 
@@ -147,10 +160,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration."""
+    """A checked configuration.
+
+    given: the keys ("lora.r") that a user set; the others are defaults, which an initial adapter may replace.
+    """
 
     lora: LoraConfig = LoraConfig()
     training: TrainConfig = TrainConfig()
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,6 @@ class TrainJob:
     output: Path
     config: Config = Config()
     val: Path | None = None
-    init_adapter: Path | None = None
     resume: bool = False
     overwrite: bool = False
 

@@ -40,7 +40,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     if faults:
         raise ConfigError(f"{where}: {_together(faults)}")
     lora, training = (section(**_values(section, merged.get(name) or {})) for name, section in SECTIONS.items())
-    return Config(lora, training), _notes(merged)
+    given = frozenset(f"{name}.{key}" for name in SECTIONS for key in merged.get(name) or {})
+    return Config(lora, training, given), _notes(merged)
 
 
 def read_value(text: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cpuft.errors import ResourceError
+from cpuft.errors import ConfigError, ResourceError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -32,6 +32,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def require_place(path: Path, what: str) -> None:
+    """Raises ConfigError unless a file can stand at `path`: `what`, such as "the merged model"."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder, expected the name of a file for {what}")
+    _require_parent(path, what)
+
+
+def require_new(path: Path, what: str) -> None:
+    """Raises ConfigError unless a new folder can be made at `path` for `what`."""
+    if path.exists():
+        raise ConfigError(f"{path}: it is there already, expected the name of a new folder for {what}: give another")
+    _require_parent(path, what)
+
+
+def _require_parent(path: Path, what: str) -> None:
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}: no such folder, expected an existing one for {what}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ COMMANDS = {
     "train": "cpuft.cli.train:train",
     "merge": "cpuft.cli.models:merge",
     "quantize": "cpuft.cli.models:quantize",
-    "adapter": "cpuft.cli.models:adapter",
+    "adapter": "cpuft.cli.adapter:adapter",
     "models": "cpuft.cli.models:models",
     "generate": "cpuft.cli.generate:generate",
     "eval": "cpuft.cli.evaluate:evaluate",

@@ -62,6 +62,18 @@ class Layers(click.ParamType[tuple[str, int | None]]):
         return "lora.layers", int(last[1]) if last else None
 
 
+class InitialAdapter(click.ParamType[tuple[str, str]]):
+    """The path of an adapter."""
+
+    name = "PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Returns the key that says it, lora.init_adapter, and its value."""
+        if not value:
+            self.fail("found nothing, expected the path of an adapter", param, ctx)
+        return "lora.init_adapter", str(value)
+
+
 @click.command("train", epilog=EPILOG)
 @click.option("--model", required=True, type=FILE, help="The base model, a GGUF file of any quantization.")
 @click.option("--train", "train_file", required=True, type=FILE, help="The training data, JSON lines.")
@@ -70,7 +82,7 @@ class Layers(click.ParamType[tuple[str, int | None]]):
 @click.option("--output", required=True, type=FILE, help="The folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on after the last checkpoint in the folder.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
-@click.option("--init-adapter", type=FILE, help="An adapter to start from, a GGUF file.")
+@click.option("--init-adapter", type=InitialAdapter(), help="An adapter to start from: a GGUF file or a PEFT folder.")
 @click.option("--layers", type=Layers(), metavar="all|last:N", help="Train all layers or the last N: faster, smaller.")
 @click.option(
     "--cache-frozen", is_flag=True, default=None, help="Run untrained layers once; keep their output on disk."
@@ -90,7 +102,7 @@ def train(
     output: Path,
     resume: bool,
     overwrite: bool,
-    init_adapter: Path | None,
+    init_adapter: tuple[str, str] | None,
     layers: tuple[str, int | None] | None,
     settings: tuple[tuple[str, Any], ...],
     as_json: bool,
@@ -101,10 +113,11 @@ def train(
     if resume and config_file is None and (output / "config.yaml").is_file():
         config_file = output / "config.yaml"
     given = {f"training.{name}": value for name, value in options.items() if value is not None}
-    config, notes = load_config(config_file, given | dict((layers,) if layers else ()) | dict(settings))
+    given |= dict(filter(None, (layers, init_adapter)))
+    config, notes = load_config(config_file, given | dict(settings))
     for note in notes:
         click.echo(note, file=stream)
-    job = TrainJob(model, train_file, output, config, val_file, init_adapter, resume, overwrite)
+    job = TrainJob(model, train_file, output, config, val_file, resume, overwrite)
     outcome = run_training(job, say=lambda line: tqdm.write(line, file=stream), show_progress=sys.stderr.isatty())
     click.echo(json.dumps(asdict(outcome), default=str) if as_json else _summary(outcome))
     if outcome.ended == "interrupted":

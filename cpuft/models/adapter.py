@@ -5,7 +5,7 @@ computes W x + scale * B A x with scale = alpha / rank (Hu et al. 2021, https://
 llama.cpp, the rank is that of the pair, and alpha = 0 means a scale of 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,20 @@ class Adapter:
     tensors: dict[str, FloatArray]  # "blk.0.attn_q.weight.lora_a" -> (rows, columns)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        pairs: Mapping[str, Mapping[str, FloatArray]],
+        alpha: float,
+        architecture: str,
+        metadata: Mapping[str, Any],
+    ) -> "Adapter":
+        """The adapter of pairs "blk.0.attn_q.weight" -> {"A": (rank, n_in), "B": (n_out, rank)}, in their order."""
+        tensors: dict[str, FloatArray] = {}
+        for weight, pair in pairs.items():
+            tensors |= {weight + SUFFIX_A: pair["A"], weight + SUFFIX_B: pair["B"]}
+        return cls(max(pair["A"].shape[0] for pair in pairs.values()), alpha, architecture, tensors, dict(metadata))
+
     @property
     def weights(self) -> list[str]:
         """The names of the adapted weights, in the order of the file."""
@@ -54,13 +68,17 @@ class Adapter:
 
 def read_adapter(path: Path) -> Adapter:
     """Reads and checks an adapter. Raises AdapterError, which lists all faults at once."""
+    if path.is_dir():
+        raise AdapterError(
+            f"{path}: a folder, expected a GGUF adapter: convert it with `cpuft adapter convert --to gguf`"
+        )
     try:
         file = read_gguf(path)
     except ModelError as error:
         raise AdapterError(str(error).replace("GGUF model", "GGUF adapter")) from error
     faults = _header_faults(file) or _tensor_faults({name: t.shape for name, t in file.tensors.items()})
     if faults:
-        raise AdapterError(f"{path}: not a LoRA adapter that cpuft can use: {'; '.join(faults)}")
+        raise AdapterError(f"{path}: not a LoRA adapter that cpuft can use: {some(faults)}")
     tensors = {}
     with path.open("rb") as stream:
         for name, tensor in file.tensors.items():
@@ -70,7 +88,7 @@ def read_adapter(path: Path) -> Adapter:
             tensors[name] = np.ascontiguousarray(values, dtype=np.float32).reshape(tensor.shape)
     infinite = [name for name, values in tensors.items() if not np.isfinite(values).all()]
     if infinite:
-        raise AdapterError(f"{path}: tensors hold values that are not finite: {', '.join(infinite)}")
+        raise AdapterError(f"{path}: tensors hold values that are not finite: {some(infinite)}")
     rank = max(values.shape[0] for name, values in tensors.items() if name.endswith(SUFFIX_A))
     skipped = ("general.architecture", "general.type", "adapter.type", "adapter.lora.alpha")
     metadata = {key: entry.value for key, entry in file.fields.items() if key not in skipped}
@@ -93,7 +111,7 @@ def write_adapter(
     values = {name: np.ascontiguousarray(array, dtype="<f4") for name, array in tensors.items()}
     faults = _tensor_faults({name: array.shape for name, array in values.items()})
     if faults:
-        raise AdapterError(f"{path}: this adapter cannot be written: {'; '.join(faults)}")
+        raise AdapterError(f"{path}: this adapter cannot be written: {some(faults)}")
     fields = [
         gguf_writer.text("general.architecture", architecture),
         gguf_writer.text("general.type", "adapter"),
@@ -127,7 +145,7 @@ def check_base(adapter: Adapter, base: Gguf, path: Path) -> None:
             faults.append(f"{weight} is {got[0]}x{got[1]}, the model's is {'x'.join(map(str, tensor.shape))}")
     if faults:
         raise AdapterError(
-            f"{path}: the adapter was made for another base model than {base.path}: {_some(faults)}: "
+            f"{path}: the adapter was made for another base model than {base.path}: {some(faults)}: "
             "give the base model that it was trained on"
         )
 
@@ -137,6 +155,8 @@ def _header_faults(file: Gguf) -> list[str]:
     for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
         if file.get(key) != wanted:
             faults.append(f"{key} is {file.get(key)!r}, expected {wanted!r}")
+    if "adapter.alora.invocation_tokens" in file.fields:
+        faults.append("adapter.alora.invocation_tokens is there: it acts after certain tokens only, train one without")
     if not file.architecture:
         faults.append("general.architecture is missing")
     alpha = file.fields.get("adapter.lora.alpha")
@@ -164,6 +184,17 @@ def _tensor_faults(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return faults
 
 
-def _some(faults: list[str], most: int = 8) -> str:
+def adapter_name(base: Gguf) -> str:
+    """What general.name says of an adapter of this base."""
+    return f"{base.get('general.name', 'base model')} LoRA"
+
+
+def some(faults: Sequence[str], most: int = 8) -> str:
+    """The first of many faults, and how many more there are, safe to print whatever names the file has."""
     more = len(faults) - most
-    return "; ".join(faults[:most]) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(map(_printable, faults[:most])) + (f"; and {more} more" if more > 0 else "")
+
+
+def _printable(text: str, most: int = 240) -> str:
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    return shown if len(text) <= most else shown + "…"

@@ -8,6 +8,7 @@ import gguf
 
 from cpuft.models.adapter import read_adapter
 from cpuft.models.gguf import Gguf, read_gguf
+from cpuft.models.peft import read_peft
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -41,11 +42,14 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 
 def describe_adapter(path: Path) -> dict[str, Any]:
-    """The facts of a LoRA adapter, ready for JSON. Raises AdapterError."""
+    """The facts of a LoRA adapter, GGUF or PEFT, ready for JSON. Raises AdapterError."""
+    if path.is_dir():
+        return _describe_peft(path)
     adapter = read_adapter(path)
     roles = Counter(weight.removesuffix(".weight").rsplit(".", 1)[-1] for weight in adapter.weights)
     return {
         "path": str(path),
+        "format": "gguf",
         "architecture": adapter.architecture,
         "rank": adapter.rank,
         "alpha": adapter.alpha,
@@ -54,6 +58,24 @@ def describe_adapter(path: Path) -> dict[str, Any]:
         "targets": dict(roles),
         "untrained": sum(not adapter.pair(weight)[1].any() for weight in adapter.weights),
         "metadata": adapter.metadata,
+    }
+
+
+def _describe_peft(folder: Path) -> dict[str, Any]:
+    """Of a PEFT folder, which does not say its architecture."""
+    adapter = read_peft(folder)
+    config, pairs = adapter.config, adapter.pairs
+    return {
+        "path": str(folder),
+        "format": "peft",
+        "base_model": config.base_model,
+        "rank": max(pair["A"].shape[0] for pair in pairs.values()),
+        "alpha": config.alpha,
+        "rslora": config.rslora,
+        "n_params": sum(values.size for pair in pairs.values() for values in pair.values()),
+        "n_layer": len({module.partition("layers.")[2].split(".")[0] for module in pairs}),
+        "targets": dict(Counter(module.rpartition(".")[2] for module in pairs)),
+        "untrained": sum(not pair["B"].any() for pair in pairs.values()),
     }
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cpuft import engine
 from cpuft.errors import ConfigError, ModelError, ResourceError
-from cpuft.files import atomic_write
+from cpuft.files import atomic_write, require_place
 from cpuft.models import gguf_writer
 from cpuft.models.adapter import Adapter, check_base, read_adapter
 from cpuft.models.gguf import Field, Gguf, Tensor, TensorType, read_gguf
@@ -126,10 +126,7 @@ def _refuse_overwriting(output: Path, inputs: list[Path]) -> None:
     for path in inputs:
         if output.exists() and os.path.samefile(output, path):
             raise ConfigError(f"{output}: the output is also an input: give another path to --output")
-    if output.is_dir():
-        raise ConfigError(f"{output}: a folder, expected the name of a file for the merged model")
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output.parent}: no such folder, expected an existing one for the merged model")
+    require_place(output, "the merged model")
 
 
 def _refuse_missing_importance(

@@ -22,7 +22,7 @@ import numpy as np
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError, ConfigError
 from cpuft.files import atomic_folder
-from cpuft.models.adapter import read_adapter, write_adapter
+from cpuft.models.adapter import Adapter, read_adapter, some, write_adapter
 
 FORMAT = 1
 ADAPTER, OPTIMIZER, STATE = "adapter.gguf", "optimizer.npy", "state.json"
@@ -138,7 +138,12 @@ def _save_optimizer(path: Path, engine: Engine) -> None:
 
 def load_adapter(path: Path, engine: Engine) -> None:
     """Puts an adapter's values into the engine's; raises AdapterError, listing every tensor that does not fit."""
-    tensors = read_adapter(path).tensors
+    put_adapter(read_adapter(path), path, engine)
+
+
+def put_adapter(adapter: Adapter, path: Path, engine: Engine) -> None:
+    """Puts the values of an adapter that was read from `path` into the engine's, as load_adapter."""
+    tensors = adapter.tensors
     wanted = {tensor.name: tensor for tensor in engine.adapter_tensors}
     faults = [f"{name} is not adapted in this run" for name in tensors if name not in wanted]
     for name, tensor in wanted.items():
@@ -147,9 +152,8 @@ def load_adapter(path: Path, engine: Engine) -> None:
         elif tensors[name].shape != tensor.shape:
             faults.append(f"{name} is {tensors[name].shape}, expected {tensor.shape}")
     if faults:
-        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise AdapterError(
-            f"{path}: the adapter does not fit this model and lora configuration: {'; '.join(faults[:8])}{more}: "
+            f"{path}: the adapter does not fit this model and lora configuration: {some(faults)}: "
             "set lora.r, lora.target_modules and lora.layers as they were when it was trained"
         )
     for name, tensor in wanted.items():

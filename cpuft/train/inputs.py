@@ -13,10 +13,11 @@ from cpuft.data.dataset import Dataset, formatter_of, load_dataset
 from cpuft.data.examples import Example
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError
-from cpuft.models.adapter import read_adapter
+from cpuft.models.adapter import adapter_name
 from cpuft.models.gguf import Gguf, read_gguf
-from cpuft.train.checkpoint import AdapterShape, load_adapter
+from cpuft.train.checkpoint import AdapterShape, put_adapter
 from cpuft.train.frozen import FrozenCache, open_frozen, require_frozen_layers
+from cpuft.train.initial import InitialAdapter
 from cpuft.train.memory import activation_policy
 
 SAMPLE = 32 << 20  # bytes at either end of a model that tell it from others; reading all of a large one takes minutes
@@ -40,8 +41,8 @@ class Inputs:
     notes: list[str]
 
 
-def load_inputs(job: TrainJob, config: Config, engine: Engine) -> Inputs:
-    """Reads the datasets and attaches an adapter to the engine, fresh or with the values of job.init_adapter.
+def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialAdapter | None = None) -> Inputs:
+    """Reads the datasets and attaches an adapter to the engine, fresh or with the values of `initial`.
 
     Raises ConfigError, DatasetError, AdapterError, ModelError or ResourceError.
     """
@@ -55,15 +56,16 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine) -> Inputs:
     )
     load = partial(load_dataset, formatter=formatter, max_length=most, limit=limit, truncate=config.training.truncate)
     training, validation = load(job.train), None if job.val is None else load(job.val)
-    shape = _attach_adapter(job, config, engine, model)
+    shape = _attach_adapter(job, config, engine, model, initial)
     longest = max(example.tokens.size for example in training.examples)
     engine.set_activations(activation_policy(config, engine.facts, max(longest, config.training.tokens_per_pass)))
     given = {"model": _sample_digest(job.model), "training data": _digest(training)}
     if validation is not None:
         given["validation data"] = _digest(validation)
-    if job.init_adapter is not None:
-        given["initial adapter"] = hashlib.sha256(job.init_adapter.read_bytes()).hexdigest()
     notes = list(formatter.notes)
+    if initial is not None:
+        given["initial adapter"] = initial.digest
+        notes.append(initial.note)
     for dataset in filter(None, (training, validation)):
         if dataset.n_truncated:
             notes.append(f"{dataset.path}: {dataset.n_truncated} examples were cut to {most} tokens ({limit})")
@@ -81,7 +83,9 @@ def first_adapted_layer(config: Config, engine: Engine) -> int:
     return 0 if config.lora.layers is None else int(engine.facts["n_layer"]) - config.lora.layers
 
 
-def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) -> AdapterShape:
+def _attach_adapter(
+    job: TrainJob, config: Config, engine: Engine, model: Gguf, initial: InitialAdapter | None
+) -> AdapterShape:
     lora = config.lora
     n_layer = int(engine.facts["n_layer"])
     if lora.layers is not None and lora.layers > n_layer:
@@ -95,19 +99,9 @@ def _attach_adapter(job: TrainJob, config: Config, engine: Engine, model: Gguf) 
         seed=config.training.seed,
         moments="8bit" if config.training.optim == "adamw_8bit" else "f32",
     )
-    if job.init_adapter is not None:
-        initial = read_adapter(job.init_adapter)
-        if initial.architecture != model.architecture:
-            raise AdapterError(
-                f"{job.init_adapter}: made for the architecture {initial.architecture!r}, but {job.model} is "
-                f"{model.architecture!r}: give the base model that it was trained on"
-            )
-        load_adapter(job.init_adapter, engine)
-        alpha = initial.alpha or initial.rank  # llama.cpp: alpha 0 means a scale of 1
-        if alpha != lora.alpha:
-            raise AdapterError(f"{job.init_adapter}: its alpha is {alpha:g}: set lora.lora_alpha: {alpha:g}")
-    name = str(model.get("general.name", "base model"))
-    return AdapterShape(lora.alpha, model.architecture, {"general.name": f"{name} LoRA"})
+    if initial is not None:
+        put_adapter(initial.adapter, initial.path, engine)
+    return AdapterShape(lora.alpha, model.architecture, {"general.name": adapter_name(model)})
 
 
 def _seen(config: Config, training: Dataset) -> list[Example]:

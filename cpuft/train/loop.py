@@ -23,6 +23,7 @@ from cpuft.engine import Batch, Engine, FloatArray
 from cpuft.errors import ConfigError, EngineError, ModelError
 from cpuft.train import checkpoint
 from cpuft.train.checkpoint import State, Window
+from cpuft.train.initial import load_initial
 from cpuft.train.inputs import Inputs, load_inputs
 from cpuft.train.interrupt import StopRequest
 from cpuft.train.metrics import Recorder, Say, peak_rss_mb
@@ -53,10 +54,11 @@ def run_training(job: TrainJob, *, say: Say = print, show_progress: bool = False
     """
     run = RunFolder(job.output)
     run.require(resume=job.resume, overwrite=job.overwrite)
-    config = run.settled(job.config, resume=job.resume)
+    initial = load_initial(job)
+    config = run.settled(job.config if initial is None else initial.config, resume=job.resume)
     precision = None if config.training.precision == "auto" else config.training.precision
     with Engine(job.model, threads=config.training.threads, precision=precision) as engine:
-        inputs = load_inputs(job, config, engine)
+        inputs = load_inputs(job, config, engine, initial)
         with run.opened(config, resume=job.resume), StopRequest() as stop:
             state = State()
             if job.resume and (found := checkpoint.newest(run.checkpoints)) is not None:

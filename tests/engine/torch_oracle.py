@@ -4,11 +4,12 @@ Needs torch, transformers and peft; scripts/make_golden.py and the live parity t
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from .golden import Case, Example, Expectation
@@ -69,6 +70,19 @@ def _step_losses(model: Any, case: Case, trained: Iterable[torch.nn.Parameter]) 
         optimizer.step()
         means.append(float(mean.detach()))
     return means
+
+
+def peft_loss(spec: ModelSpec, folder: Path, examples: Iterable[Example]) -> float:
+    """The sum of losses, in nats, that spec's model has with an adapter that PEFT loads from a folder."""
+    model = PeftModel.from_pretrained(_base_model(spec), folder)
+    with torch.no_grad():
+        return float(sum(_loss_sum(model, example).double() for example in examples))
+
+
+def new_peft_folder(spec: ModelSpec, folder: Path, **settings: Any) -> None:
+    """Saves a random adapter of spec's model as PEFT does; `settings` are LoraConfig's."""
+    torch.manual_seed(spec.seed)
+    get_peft_model(_base_model(spec), LoraConfig(init_lora_weights=False, **settings)).save_pretrained(folder)
 
 
 def _loss_sum(model: Any, example: Example) -> torch.Tensor:

@@ -56,6 +56,10 @@ def test_merge_and_quantize(folder: Path, tmp_path: Path) -> None:
         (["quantize", "--model", "{base}", "--type", "q9", "--output", "{out}"], "unknown type 'q9'"),
         (["quantize", "--model", "{base}", "--type", "keep", "--output", "{base}"], "output is also an input"),
         (["merge", "--model", "{base}", "--adapter", "{none}", "--output", "{out}"], "no such file"),
+        (
+            ["merge", "--model", "{base}", "--adapter", ".", "--output", "{out}"],
+            "convert it with `cpuft adapter convert --to gguf`",
+        ),
         (["merge", "--model", "{adapter}", "--adapter", "{adapter}", "--output", "{out}"], "expected a model"),
     ],
 )

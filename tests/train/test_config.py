@@ -162,6 +162,12 @@ def test_a_missing_file_and_no_file(tmp_path: Path) -> None:
     assert load_config(None) == (Config(), [])
 
 
+def test_an_initial_adapter_is_found_from_any_folder() -> None:
+    config, _ = load_config(None, {"lora.init_adapter": "runs/a.gguf", "lora.r": 4})
+    assert config.lora.init_adapter == str(Path("runs/a.gguf").absolute())
+    assert config.given == {"lora.init_adapter", "lora.r"}
+
+
 def test_what_may_change_when_a_run_is_resumed(tmp_path: Path) -> None:
     free, _ = load(tmp_path, "training: {threads: 3, save_steps: 7, activations: recompute}")
     assert changed_keys(Config(), free) == []

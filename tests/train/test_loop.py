@@ -162,20 +162,6 @@ def test_layers_and_targets_that_are_adapted(inputs: Inputs, tmp_path: Path) -> 
         run_training(inputs.job(tmp_path / "other", {"lora.layers": 3}), say=QUIET)
 
 
-def test_an_initial_adapter_is_where_training_starts(
-    inputs: Inputs, whole_run: tuple[Path, Outcome], tmp_path: Path
-) -> None:
-    initial = whole_run[0] / "adapter.gguf"
-    settings = {"training.max_steps": 1, "training.learning_rate": 1e-12, "training.warmup_steps": 0}
-    run_training(inputs.job(tmp_path / "run", settings, init_adapter=initial), say=QUIET)
-    start, end = read_adapter(initial).tensors, read_adapter(tmp_path / "run" / "adapter.gguf").tensors
-    assert all(np.allclose(end[name], start[name], atol=1e-8) for name in start)
-    with pytest.raises(AdapterError, match=r"lora_a is \(4, 32\), expected \(2, 32\).*set lora\.r"):
-        run_training(inputs.job(tmp_path / "r", {"lora.r": 2}, init_adapter=initial), say=QUIET)
-    with pytest.raises(AdapterError, match=r"its alpha is 8: set lora\.lora_alpha: 8"):
-        run_training(inputs.job(tmp_path / "a", {"lora.lora_alpha": 2}, init_adapter=initial), say=QUIET)
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(
     inputs: Inputs, whole_run: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
@@ -186,7 +172,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     with pytest.raises(
         ConfigError, match=r"step 1: the loss is (nan|inf).*no checkpoint yet.*lower training\.learning_rate"
     ):
-        run_training(inputs.job(tmp_path / "run", init_adapter=tmp_path / "huge.gguf"), say=QUIET)
+        run_training(inputs.job(tmp_path / "run", {"lora.init_adapter": str(tmp_path / "huge.gguf")}), say=QUIET)
     assert not (tmp_path / "run" / "adapter.gguf").exists()
 
 
