@@ -1,41 +1,20 @@
-"""`cpuft models`, `cpuft adapter`, `cpuft merge` and `cpuft quantize`."""
+"""`cpuft adapter`, `cpuft merge` and `cpuft quantize`."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 from tqdm import tqdm
 
-from cpuft.models.describe import describe_adapter, describe_model
+from cpuft.cli.facts import json_option, megabytes, print_facts
+from cpuft.cli.model_reference import model_option
+from cpuft.models.describe import describe_adapter
 from cpuft.models.merge import KEEP, MergeReport
 from cpuft.models.merge import merge as merge_files
 
 FILE = click.Path(path_type=Path)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-model_option = click.option("--model", required=True, type=FILE, help="The base model, a GGUF file.")
 output_option = click.option("--output", required=True, type=FILE, help="The GGUF file to write.")
 threads_option = click.option("--threads", type=click.IntRange(0), default=0, help="0: every CPU.", show_default=True)
 TYPE_HELP = f"{KEEP}, or a type that llama-quantize knows: q4_0, q4_k_m, q5_k_m, q8_0, f16, …"
-
-
-@click.group()
-def models() -> None:
-    """Inspect model files."""
-
-
-@models.command("show")
-@click.argument("file", type=FILE)
-@json_option
-def show_model(file: Path, as_json: bool) -> None:
-    """Print what a GGUF model is: architecture, sizes, types, chat template.
-
-    \b
-    Example:
-      cpuft models show model.gguf
-    """
-    facts = describe_model(file)
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _lines(facts))
 
 
 @click.group()
@@ -53,12 +32,11 @@ def show_adapter(file: Path, as_json: bool) -> None:
     Example:
       cpuft adapter show runs/first/adapter.gguf
     """
-    facts = describe_adapter(file)
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _lines(facts))
+    print_facts(describe_adapter(file), as_json)
 
 
 @click.command()
-@model_option
+@model_option()
 @click.option("--adapter", required=True, type=FILE, help="The LoRA adapter, a GGUF file from `cpuft train`.")
 @click.option("--type", "file_type", default="q4_k_m", show_default=True, help=TYPE_HELP)
 @output_option
@@ -76,7 +54,7 @@ def merge(model: Path, adapter: Path, file_type: str, output: Path, threads: int
 
 
 @click.command()
-@model_option
+@model_option()
 @click.option("--type", "file_type", required=True, help=TYPE_HELP)
 @output_option
 @threads_option
@@ -104,29 +82,5 @@ def _merge(model: Path, output: Path, adapter: Path | None, file_type: str, thre
 
 def _summary(report: MergeReport) -> str:
     types = ", ".join(f"{count} {name}" for name, count in sorted(report.types.items(), key=lambda item: -item[1]))
-    sizes = f"{_megabytes(report.base_bytes)} -> {_megabytes(report.output_bytes)} in {report.seconds:.1f} s"
+    sizes = f"{megabytes(report.base_bytes)} -> {megabytes(report.output_bytes)} in {report.seconds:.1f} s"
     return f"{report.output}: {sizes}; {report.n_tensors} tensors ({types}), {report.n_adapted} merged with the adapter"
-
-
-def _lines(facts: dict[str, Any]) -> str:
-    """One `name  value` line a fact; lists of tensors are left to --json."""
-    lines = []
-    for name, value in facts.items():
-        if name == "tensors":
-            value = f"{len(value)} (list them with --json)"
-        elif name.endswith("_bytes"):
-            value = _megabytes(value)
-        elif name == "types":
-            value = ", ".join(f"{key}: {v['tensors']} tensors, {_megabytes(v['bytes'])}" for key, v in value.items())
-        elif isinstance(value, dict):
-            value = ", ".join(f"{key}: {v}" for key, v in value.items())
-        elif isinstance(value, str) and "\n" in value:
-            value = "\n  " + value.replace("\n", "\n  ")
-        elif value is None or value == []:
-            value = "-"
-        lines.append(f"{name:<14} {value}")
-    return "\n".join(lines)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
