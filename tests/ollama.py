@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import ollama
 import pytest
 
 from cpuft.backends import bound_process
 from cpuft.toolchain import cache
+
+if TYPE_CHECKING:
+    import ollama
 
 # The release whose store, API and templates the tests hold us to.
 PACKAGE = "github.com/ollama/ollama@v0.34.2"
@@ -36,7 +39,7 @@ class OllamaServer:
 
     host: str
     models: Path
-    client: ollama.Client
+    client: "ollama.Client"
 
     def create(self, name: str, model: Path, *, template: str | None = None, license: str | None = None) -> None:
         """Imports a GGUF file under `name`; `template` is a Go template that stands in for the file's own."""
@@ -50,6 +53,8 @@ def serve(folder: Path, lib_dir: Path) -> Iterator[OllamaServer]:
 
     lib_dir: where llama-server is, for an Ollama that was built here.
     """
+    import ollama  # here, so that an environment without it can still load the fixtures
+
     home, models, log = folder / "home", folder / "models", folder / "ollama.log"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLAMA_ARG_"))}
