@@ -66,7 +66,8 @@ def list_models(as_json: bool) -> None:
 def pull_models(models: tuple[str, ...], candidates: Path | None, as_json: bool) -> None:
     """Fetch models: `ollama:` through the Ollama that runs at OLLAMA_HOST, `hf:` into the Hugging Face cache.
 
-    One that fails does not keep the others from being fetched.
+    One that fails does not keep the others from being fetched. A dropped connection is taken up where it broke off;
+    Ollama also goes on after the command was ended.
 
     \b
     Examples:

@@ -1,6 +1,7 @@
 """GGUF files of the Hugging Face Hub, through huggingface_hub: its cache, its token, its endpoint and its progress bar.
 
-A file that is in the cache is used without asking the hub. A connection that drops is taken up where it broke off.
+A file that is in the cache is used without asking the hub. A connection that drops is taken up where it broke off; a
+download whose process was ended begins anew, as huggingface_hub has it.
 """
 
 import re
