@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help build demo test lint peers clean
+.PHONY: help build demo test lint peers clean ollama-install-candidates
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,13 +19,16 @@ PIP_INSTALL = CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" PIP_DISABLE_PIP_V
 	$(BIN)/python -m pip install --quiet --no-compile
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-25s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(INSTALLED) ## Install the package and compile llama.cpp and the engine
 	$(BIN)/cpuft build
 
 demo: build ## Train, merge and compare the bundled tiny model
 	$(BIN)/cpuft demo
+
+ollama-install-candidates: $(INSTALLED) ## Pull the base models of configs/candidates.yaml into a running Ollama
+	$(BIN)/cpuft models pull --candidates configs/candidates.yaml
 
 test: $(INSTALLED_DEV) build ## Lint and run all tests
 	scripts/check

@@ -33,12 +33,12 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     ConfigError, which lists all faults at once.
     """
     where = "configuration" if path is None else str(path)
-    document = {} if path is None else _read_yaml(path)
+    document = {} if path is None else read_yaml(path)
     faults: list[str] = []
     merged = _merge(document, overrides or {}, faults)
     faults += _faults(merged)
     if faults:
-        raise ConfigError(f"{where}: {_together(faults)}")
+        raise ConfigError(f"{where}: {together(faults)}")
     lora, training = (section(**_values(section, merged.get(name) or {})) for name, section in SECTIONS.items())
     given = frozenset(f"{name}.{key}" for name in SECTIONS for key in merged.get(name) or {})
     return Config(lora, training, given), _notes(merged)
@@ -120,7 +120,8 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, {} for an empty one. Raises ConfigError, naming the file and the line."""
     try:
         with path.open("rb") as stream:
             return yaml.load(stream, _Loader) or {}
@@ -223,7 +224,8 @@ def _unknown(section: str, key: str, known: Sequence[str]) -> str:
     return f"{prefix}{key}: no such key{hint}"
 
 
-def _together(faults: Sequence[str]) -> str:
+def together(faults: Sequence[str]) -> str:
+    """All faults of a file as one message."""
     return faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults])
 
 

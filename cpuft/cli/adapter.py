@@ -8,6 +8,7 @@ import click
 from tqdm import tqdm
 
 from cpuft.cli.facts import json_option, print_facts
+from cpuft.cli.model_reference import model_option as model_reference
 from cpuft.models import adapter_files
 from cpuft.models.adapter_files import Written
 from cpuft.models.combine import Kept
@@ -16,7 +17,7 @@ from cpuft.models.describe import describe_adapter
 FILE = click.Path(path_type=Path)
 MOST_LINES = 10  # of a report; --json has all
 output_option = click.option("--output", required=True, type=FILE, help="The GGUF file to write.")
-model_option = click.option("--model", type=FILE, help="The base model, a GGUF file: needed to read a PEFT folder.")
+model_option = model_reference("The base model, needed to read a PEFT folder", required=False)
 
 
 @click.group()

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.cli.model_reference import model_option
 from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
 from cpuft.files import write_text
 from cpuft.roles.ba.metric import score
@@ -16,7 +17,7 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command("eval")
-@click.option("--model", required=True, type=FILE, help="A GGUF model.")
+@model_option("The model")
 @click.option("--adapter", type=FILE, help="A LoRA adapter to apply on top of it.")
 @click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")

@@ -7,13 +7,14 @@ import click
 
 from cpuft.backends.generator import Message, Sampling
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.cli.model_reference import model_option
 
 FILE = click.Path(path_type=Path)
 DEFAULT = Sampling()
 
 
 @click.command()
-@click.option("--model", required=True, type=FILE, help="A GGUF model.")
+@model_option("The model")
 @click.option("--adapter", type=FILE, help="A LoRA adapter to apply on top of it.")
 @click.option("--prompt", required=True, help="What the user says.")
 @click.option("--system", help="The system prompt.")

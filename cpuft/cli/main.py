@@ -25,7 +25,7 @@ COMMANDS = {
     "merge": "cpuft.cli.models:merge",
     "quantize": "cpuft.cli.models:quantize",
     "adapter": "cpuft.cli.adapter:adapter",
-    "models": "cpuft.cli.models:models",
+    "models": "cpuft.cli.catalog:models",
     "generate": "cpuft.cli.generate:generate",
     "eval": "cpuft.cli.evaluate:evaluate",
     "demo": "cpuft.cli.demo:demo",

@@ -1,42 +1,23 @@
-"""`cpuft models`, `cpuft merge` and `cpuft quantize`."""
+"""`cpuft merge` and `cpuft quantize`."""
 
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
-from cpuft.cli.facts import json_option, megabytes, print_facts
-from cpuft.models.describe import describe_model
+from cpuft.cli.facts import megabytes
+from cpuft.cli.model_reference import model_option
 from cpuft.models.merge import KEEP, MergeReport
 from cpuft.models.merge import merge as merge_files
 
 FILE = click.Path(path_type=Path)
-model_option = click.option("--model", required=True, type=FILE, help="The base model, a GGUF file.")
 output_option = click.option("--output", required=True, type=FILE, help="The GGUF file to write.")
 threads_option = click.option("--threads", type=click.IntRange(0), default=0, help="0: every CPU.", show_default=True)
 TYPE_HELP = f"{KEEP}, or a type that llama-quantize knows: q4_0, q4_k_m, q5_k_m, q8_0, f16, …"
 
 
-@click.group()
-def models() -> None:
-    """Inspect model files."""
-
-
-@models.command("show")
-@click.argument("file", type=FILE)
-@json_option
-def show_model(file: Path, as_json: bool) -> None:
-    """Print what a GGUF model is: architecture, sizes, types, chat template.
-
-    \b
-    Example:
-      cpuft models show model.gguf
-    """
-    print_facts(describe_model(file), as_json)
-
-
 @click.command()
-@model_option
+@model_option()
 @click.option("--adapter", required=True, type=FILE, help="The LoRA adapter, a GGUF file from `cpuft train`.")
 @click.option("--type", "file_type", default="q4_k_m", show_default=True, help=TYPE_HELP)
 @output_option
@@ -54,7 +35,7 @@ def merge(model: Path, adapter: Path, file_type: str, output: Path, threads: int
 
 
 @click.command()
-@model_option
+@model_option()
 @click.option("--type", "file_type", required=True, help=TYPE_HELP)
 @output_option
 @threads_option

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from cpuft.cli.model_reference import model_option
 from cpuft.config import TrainJob
 from cpuft.config_file import load_config, read_value
 from cpuft.train.loop import Outcome, run_training
@@ -21,6 +22,7 @@ EPILOG = """
 Examples:
   cpuft train --model qwen2.5-3b-instruct-q4_k_m.gguf --train train.jsonl --val val.jsonl \\
               --config configs/lora.yaml --output runs/ba
+  cpuft train --model ollama:qwen2.5:3b-instruct --train train.jsonl --output runs/ba   what Ollama already has
   cpuft train … --output runs/ba --resume              go on after an interruption
   cpuft train … --set training.learning_rate=1e-4 --set lora.r=8
   cpuft train … --layers last:8 --cache-frozen         train the upper layers; the others run once an example
@@ -75,7 +77,7 @@ class InitialAdapter(click.ParamType[tuple[str, str]]):
 
 
 @click.command("train", epilog=EPILOG)
-@click.option("--model", required=True, type=FILE, help="The base model, a GGUF file of any quantization.")
+@model_option("The base model, of any quantization")
 @click.option("--train", "train_file", required=True, type=FILE, help="The training data, JSON lines.")
 @click.option("--val", "val_file", type=FILE, help="The validation data; it decides which adapter is the best.")
 @click.option("--config", "config_file", type=FILE, help="A YAML configuration; with --resume: that of the run.")

@@ -1,4 +1,4 @@
-"""What a model or adapter file is, in a few facts: the content of `cpuft models show` and `cpuft adapter show`."""
+"""What a model or adapter file is, in a few facts: for `cpuft models show | list` and `cpuft adapter show`."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import Any
 
 import gguf
 
+from cpuft.engine import Engine
+from cpuft.errors import ModelError, ToolchainError, UserError
 from cpuft.models.adapter import read_adapter
 from cpuft.models.gguf import Gguf, read_gguf
 from cpuft.models.peft import read_peft
+from cpuft.models.source import Source
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -32,6 +35,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "tokenizer": file.get("tokenizer.ggml.model"),
         "tied_head": "output.weight" not in file.tensors,
         "types": _types(file),
+        "licence": _licence(file),
         "merges": _merges(file),
         "chat_template": file.get("tokenizer.chat_template"),
         "tensors": [
@@ -39,6 +43,43 @@ def describe_model(path: Path) -> dict[str, Any]:
             for tensor in file.tensors.values()
         ],
     }
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """The facts of a model, of its origin, and whether cpuft can train it, ready for JSON. Raises ModelError."""
+    facts = {"reference": source.reference, **describe_model(source.path)}
+    facts["licence"] = facts["licence"] or source.facts.get("licence")
+    tensors = facts.pop("tensors")
+    return {**facts, **trainability(source.path), "source": source.facts, "tensors": tensors}
+
+
+def summarize_source(source: Source) -> dict[str, Any]:
+    """What a list says of a model, ready for JSON; a file that cannot be read has its fault under `why_not`."""
+    summary: dict[str, Any] = {"reference": source.reference, "path": str(source.path)}
+    try:
+        file = read_gguf(source.path)
+    except ModelError as error:
+        unread = dict.fromkeys(("name", "architecture", "file_bytes", "file_type"))
+        return {**summary, **unread, "trainable": False, "why_not": str(error)}
+    return {
+        **summary,
+        "name": file.get("general.name"),
+        "architecture": file.architecture,
+        "file_bytes": file.file_size,
+        "file_type": _file_type(file),
+        **trainability(source.path),
+    }
+
+
+def trainability(path: Path) -> dict[str, Any]:
+    """Whether the engine takes the file, and its own words where it does not; unknown (None) where it is not built."""
+    try:
+        with Engine(path, threads=1):
+            return {"trainable": True, "why_not": None}
+    except ToolchainError as error:
+        return {"trainable": None, "why_not": str(error)}
+    except UserError as error:
+        return {"trainable": False, "why_not": str(error)}
 
 
 def describe_adapter(path: Path) -> dict[str, Any]:
@@ -94,6 +135,12 @@ def _file_type(file: Gguf) -> str | None:
         return gguf.LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
     except ValueError:
         return None if number is None else f"unknown ({number})"
+
+
+def _licence(file: Gguf) -> str | None:
+    """The licence that the file names, with the link where it has one."""
+    keys = ("general.license.name", "general.license", "general.license.link")
+    return ", ".join(dict.fromkeys(str(file.get(key)) for key in keys if file.get(key))) or None
 
 
 def _types(file: Gguf) -> dict[str, dict[str, int]]:

@@ -20,6 +20,8 @@ from typing import Any
 
 from cpuft.errors import ToolchainError
 
+_CHUNK_BYTES = 1 << 20
+
 
 def cache_dir() -> Path:
     """Return $CPUFT_CACHE, else cpuft/ in $XDG_CACHE_HOME, else ~/.cache/cpuft."""
@@ -34,13 +36,20 @@ def key_of(**parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def hash_files(root: Path, files: Iterable[Path]) -> str:
-    """Return a digest of these files' contents and of their places below `root`."""
+def hash_files(root: Path, files: Iterable[Path], on_bytes: Callable[[int], None] | None = None) -> str:
+    """Return a digest of these files' contents and of their places below `root`.
+
+    on_bytes: called with the size of each chunk that was read.
+    """
     digest = hashlib.sha256()
-    for file in sorted(files):
-        content = file.read_bytes()
-        digest.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
+    for path in sorted(files):
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.relative_to(root).as_posix()}\0{size}\0".encode())
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                if on_bytes is not None:
+                    on_bytes(len(chunk))
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The engine reads every weight type as gguf-py does, and trains on it as on the same values in F32."""
+"""The engine trains on quantized weights as on the same values in F32, and quantizes as gguf-py does."""
 
 import subprocess
 from collections.abc import Callable
@@ -104,13 +104,6 @@ def test_bytes_of_quantized_weights(isa: str, file_type: str, quantized: Quantiz
         assert distance(got[name], gradient) < 0.1, name
 
 
-WEIGHT_TYPES = [
-    *(Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q2_K, Type.Q3_K),
-    *(Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS, Type.IQ3_S, Type.IQ3_XXS, Type.TQ1_0, Type.TQ2_0),
-    Type.MXFP4,
-]
-
-
 def test_bytes_are_automatic_where_they_are_fast(quantized: Quantized, model_of: ModelOf) -> None:
     path, unrounded = quantized(WIDE.model, "Q4_K_M"), model_of(WIDE.model)
     for isa in ISAS:
@@ -118,43 +111,6 @@ def test_bytes_are_automatic_where_they_are_fast(quantized: Quantized, model_of:
             assert engine.facts["precision"] == ("int8" if isa in INT8_ISAS and isa != "reference" else "bf16"), isa
         with Engine(unrounded, isa=isa) as engine:
             assert engine.facts["precision"] == "bf16", isa
-
-
-@pytest.mark.parametrize("kind", WEIGHT_TYPES, ids=lambda kind: kind.name)
-def test_dequantize_as_gguf_py(kind: Type) -> None:
-    rows, cols = 3, 256
-    values = draw(31, kind.name, (rows, cols), 1.0)
-    importance = np.abs(draw(32, kind.name, (cols,), 1.0)) + np.float32(0.1)
-    stored = native.quantize(kind, values, importance)
-    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    assert stored.dtype == np.uint8
-    assert stored.size == rows * cols // block * block_bytes
-    got = native.dequantize(kind, stored, rows, cols)
-    wanted = gguf.quants.dequantize(stored.reshape(rows, -1).view(_storage(kind)), kind)
-    assert got.shape == (rows, cols)
-    # The same few float32 operations, perhaps contracted into fused ones.
-    assert np.abs(got - wanted).max() <= 4 * 2.0**-24 * np.abs(wanted).max()
-
-
-# ggml spends seconds on the search tables of these before it quantizes anything: blocks of random bits instead. The
-# number is that of the byte with the sign and exponent of a block's float16 scale, which must stay finite.
-LARGEST_SCALE_BYTE = {Type.IQ2_S: 1, Type.IQ2_XS: 1, Type.IQ2_XXS: 1, Type.IQ1_S: 1, Type.IQ1_M: 55}
-
-
-@pytest.mark.parametrize("kind", LARGEST_SCALE_BYTE, ids=lambda kind: kind.name)
-def test_dequantize_random_blocks_as_gguf_py(kind: Type) -> None:
-    rows, cols = 3, 512
-    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    stored = np.frombuffer(np.random.default_rng(34).bytes(rows * cols // block * block_bytes), np.uint8).copy()
-    stored[LARGEST_SCALE_BYTE[kind] :: block_bytes] &= 0x3F
-    wanted = gguf.quants.dequantize(stored.reshape(rows, -1), kind)
-    got = native.dequantize(kind, stored, rows, cols)
-    assert np.abs(wanted).max() > 0
-    assert np.abs(got - wanted).max() <= 4 * 2.0**-24 * np.abs(wanted).max()
-
-
-def _storage(kind: Type) -> type:
-    return {Type.F32: np.float32, Type.F16: np.float16}.get(kind, np.uint8)
 
 
 @pytest.mark.parametrize("kind", [Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q5_1], ids=lambda kind: kind.name)

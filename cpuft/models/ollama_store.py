@@ -1,0 +1,227 @@
+"""The models that Ollama has on this machine, read from its store without a server.
+
+A store holds manifests/HOST/NAMESPACE/MODEL/TAG, a JSON list of layers, and blobs/sha256-DIGEST, their contents. One
+layer is the GGUF model. Names follow the grammar of types/model/name.go in Ollama's source:
+[HOST/][NAMESPACE/]MODEL[:TAG].
+"""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cpuft.errors import ModelError
+
+DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
+# Where the service that Ollama's installer sets up on Linux keeps its models.
+SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
+MODEL, ADAPTER, PROJECTOR, TEMPLATE, LICENSE = "model", "adapter", "projector", "template", "license"
+MEDIA_TYPE = "application/vnd.ollama.image."
+MAX_MANIFEST_BYTES = 1 << 20  # real ones have about a thousand
+MAX_TEXT_BYTES = 1 << 20
+
+_WORD = r"[A-Za-z0-9_]"
+_PARTS = {
+    "host": re.compile(rf"{_WORD}[A-Za-z0-9_.:-]{{0,349}}"),
+    "namespace": re.compile(rf"{_WORD}[A-Za-z0-9_-]{{0,79}}"),
+    "model": re.compile(rf"{_WORD}[A-Za-z0-9_.-]{{0,79}}"),
+    "tag": re.compile(rf"{_WORD}[A-Za-z0-9_.-]{{0,79}}"),
+}
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class OllamaName:
+    """A model's full name. `plain_http` is set where it was written http://HOST/…, for a registry without TLS."""
+
+    host: str
+    namespace: str
+    model: str
+    tag: str
+    plain_http: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The manifest's place below manifests/."""
+        return Path(self.host, self.namespace, self.model, self.tag)
+
+    def __str__(self) -> str:
+        """The shortest name that Ollama understands, with the tag."""
+        if self.host != DEFAULT_HOST:
+            return f"{'http://' if self.plain_http else ''}{self.host}/{self.namespace}/{self.model}:{self.tag}"
+        namespace = "" if self.namespace == DEFAULT_NAMESPACE else f"{self.namespace}/"
+        return f"{namespace}{self.model}:{self.tag}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of a model: what it is ("model", "template", "license", …), where it lies, its size by the manifest."""
+
+    kind: str
+    path: Path
+    size: int
+
+    def text(self) -> str:
+        """The content of a small text layer; empty where it cannot be read."""
+        try:
+            with self.path.open("rb") as stream:
+                return stream.read(MAX_TEXT_BYTES).decode(errors="replace")
+        except OSError:
+            return ""
+
+
+@dataclass(frozen=True)
+class OllamaModel:
+    """A model in a store."""
+
+    name: OllamaName
+    store: Path
+    layers: tuple[Layer, ...]
+
+    def of_kind(self, kind: str) -> list[Layer]:
+        """The layers of one kind, in the manifest's order."""
+        return [layer for layer in self.layers if layer.kind == kind]
+
+    @property
+    def gguf(self) -> Path:
+        """The GGUF file. Raises ModelError where the model has none, several, or not all of it."""
+        models = self.of_kind(MODEL)
+        if not models:
+            kinds = ", ".join(sorted({layer.kind for layer in self.layers})) or "no layers"
+            raise ModelError(
+                f"ollama:{self.name}: the model has no GGUF file (its layers are: {kinds}): choose one that Ollama "
+                "runs from GGUF"
+            )
+        if len(models) > 1:
+            raise ModelError(
+                f"ollama:{self.name}: the model is split into {len(models)} GGUF files, expected one: take another tag"
+            )
+        found = _size(models[0].path)
+        if found != models[0].size:
+            state = "is missing" if found is None else f"has {found} of {models[0].size} bytes"
+            raise ModelError(
+                f"ollama:{self.name}: the file {models[0].path} {state}: fetch it again with `ollama pull {self.name}`"
+            )
+        return models[0].path
+
+
+def parse_name(text: str) -> OllamaName:
+    """The full name of NAME, NAMESPACE/NAME or HOST/NAMESPACE/NAME, each with or without :TAG. Raises ModelError."""
+    address = text.removeprefix("http://").removeprefix("https://")
+    *front, last = address.split("/")
+    host = front[-2] if len(front) > 1 else DEFAULT_HOST
+    namespace = front[-1] if front else DEFAULT_NAMESPACE
+    model, colon, tag = last.partition(":")
+    name = OllamaName(host, namespace, model, tag if colon else DEFAULT_TAG, plain_http=text.startswith("http://"))
+    faults = [part for part, pattern in _PARTS.items() if not pattern.fullmatch(getattr(name, part))]
+    if faults or len(front) > 2:
+        what = f"its {faults[0]} is empty or not allowed" if faults else "it has too many parts"
+        raise ModelError(f"ollama:{text}: {what}, expected ollama:[HOST/][NAMESPACE/]MODEL[:TAG]")
+    return name
+
+
+def stores() -> list[Path]:
+    """The stores to look in: what OLLAMA_MODELS names, else the user's own and the system service's, where they exist.
+
+    Raises ModelError where OLLAMA_MODELS names nothing.
+    """
+    explicit = os.environ.get("OLLAMA_MODELS", "").strip()
+    if explicit:
+        store = Path(explicit).expanduser()
+        if not store.is_dir():
+            raise ModelError(f"{store}: no such folder, but OLLAMA_MODELS names it as Ollama's store: mend or unset it")
+        return [store]
+    return [store for store in (Path.home() / ".ollama" / "models", SERVICE_STORE) if _is_folder(store)]
+
+
+def find_model(text: str) -> OllamaModel:
+    """The model of a name, from the first store that has it. Raises ModelError, saying how to fetch it."""
+    name = parse_name(text)
+    places = stores()
+    for store in places:
+        if (manifest := _read_manifest(store / "manifests" / name.path)) is not None:
+            return OllamaModel(name, store, tuple(_layers(manifest, store)))
+    fetch = f"fetch it with `cpuft models pull ollama:{name}`, or name the store with OLLAMA_MODELS"
+    if not places:
+        raise ModelError(f"ollama:{name}: Ollama has no store on this machine: {fetch}")
+    raise ModelError(
+        f"ollama:{name}: not in Ollama's store ({', '.join(map(str, places))}){_alternatives(name)}: {fetch}"
+    )
+
+
+def all_models() -> Iterator[OllamaModel]:
+    """Every model of every store; manifests that cannot be read are left out, as Ollama does."""
+    for store in stores():
+        root = store / "manifests"
+        for path in sorted(_glob(root)):
+            try:
+                host, namespace, model, tag = path.relative_to(root).parts
+                name = OllamaName(host, namespace, model, tag)
+                manifest = _read_manifest(path)
+            except ModelError:
+                continue
+            if manifest is not None and all(pattern.fullmatch(getattr(name, p)) for p, pattern in _PARTS.items()):
+                yield OllamaModel(name, store, tuple(_layers(manifest, store)))
+
+
+def _alternatives(name: OllamaName) -> str:
+    """What the stores have instead: the same model under other tags, else names that look alike."""
+    names = [replace(model.name, plain_http=False) for model in all_models()]
+    same = [str(other) for other in names if other.path.parts[:3] == name.path.parts[:3]]
+    near = same or difflib.get_close_matches(str(name), [str(other) for other in names], 3, 0.5)
+    return f", which has {', '.join(near)}" if near else ""
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """A manifest; None where there is none."""
+    try:
+        with path.open("rb") as stream:
+            manifest = json.loads(stream.read(MAX_MANIFEST_BYTES))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot read Ollama's manifest: {error.strerror}: ask for read access to the store"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: Ollama's manifest is damaged: pull the model again") from error
+    if not isinstance(manifest, dict):
+        raise ModelError(f"{path}: Ollama's manifest is damaged: pull the model again")
+    return manifest
+
+
+def _layers(manifest: dict[str, Any], store: Path) -> Iterator[Layer]:
+    """The well-formed layers of a manifest."""
+    layers = manifest.get("layers")
+    for layer in layers if isinstance(layers, list) else []:
+        fields = layer if isinstance(layer, dict) else {}
+        digest = _DIGEST.fullmatch(str(fields.get("digest")))
+        size = fields.get("size")
+        if digest is not None and isinstance(size, int):
+            kind = str(fields.get("mediaType", "")).removeprefix(MEDIA_TYPE)
+            yield Layer(kind, store / "blobs" / f"sha256-{digest[1]}", size)
+
+
+def _glob(root: Path) -> list[Path]:
+    try:
+        return [path for path in root.glob("*/*/*/*") if path.is_file()]
+    except OSError:
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return True  # it is there, and reading from it will say why it cannot be read
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
