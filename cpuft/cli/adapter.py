@@ -46,7 +46,7 @@ def show(file: Path, as_json: bool) -> None:
 @click.argument("file", type=FILE)
 @click.option("--to", required=True, type=click.Choice(["peft", "gguf"]), help="The format to write.")
 @click.option("--output", required=True, type=FILE, help="The folder (peft) or file (gguf) to write.")
-@click.option("--model", type=FILE, help="The base model, a GGUF file: needed for gguf, and by llama and smollm3.")
+@model_reference("The base model, needed for gguf, and by llama and smollm3", required=False)
 @click.option("--base-name", help="What the PEFT folder names as its base: a repository such as Qwen/Qwen2.5-3B.")
 @json_option
 def convert(file: Path, to: str, output: Path, model: Path | None, base_name: str | None, as_json: bool) -> None:
