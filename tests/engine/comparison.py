@@ -49,6 +49,11 @@ def open_case(
     return engine
 
 
+def depth(case: Case) -> float:
+    """What limits of rounding errors are multiplied with: they add up over more layers than most cases have."""
+    return max(1.0, case.model.n_layer / 10)
+
+
 def set_adapter(engine: Engine, tensors: Mapping[str, FloatArray]) -> None:
     """Writes every tensor of the engine's adapter; KeyError for one that `tensors` lacks."""
     for tensor in engine.adapter_tensors:
