@@ -57,8 +57,8 @@ def check_directions(engine: Engine, examples: Sequence[Example], keys: Sequence
 
 
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
-def test_whole_model(case_name: str, activations: Policy, model_of: ModelOf) -> None:
-    case = CASES[case_name]
+def test_whole_model(shallow_case_name: str, activations: Policy, model_of: ModelOf) -> None:
+    case = CASES[shallow_case_name]
     with open_case(model_of(case.model), case) as engine:
         engine.set_activations(activations)
         check_directions(engine, case.examples())
