@@ -114,7 +114,7 @@ class LoraConfig:
         return tuple(TARGETS[name] for name in self.target_modules)
 
     def targets_in(self, available: Collection[str]) -> tuple[str, ...]:
-        """The adapted layers of a model with the layers `available`: a fused tensor stands for all its parts, and they for it.
+        """The adapted layers of a model with the layers `available`: a fused tensor and all its parts are the same.
 
         Raises AdapterError where only some parts of a tensor are to be adapted.
         """

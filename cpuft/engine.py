@@ -250,8 +250,7 @@ class Engine:
     ) -> None:
         """Attach a fresh LoRA adapter to the linear layers `targets` of all layers from `first_layer` on.
 
-        targets: some of `facts["targets"]`; None for all of them.
-        moments: how AdamW's state is kept, 8 bytes a parameter or 2.03.
+        targets: some of `facts["targets"]`, or None for all. moments: AdamW's state, 8 bytes a parameter or 2.03.
         """
         mask = 0
         for target in self.facts["targets"] if targets is None else targets:

@@ -25,8 +25,9 @@ def activation_bytes(config: Config, facts: Mapping[str, Any], n_tokens: int) ->
     """What the adapted layers of a pass keep for the backward pass under "keep", in bytes.
 
     A token leaves in each layer what native/activations.h lists: the residual before it, q, k, v, the attention's
-    output, the residual after that, the MLP's gate and up, and what post norms read, in bfloat16 unless the precision is f32, gate and up in
-    bytes where it is int8; and in float32 a sum for each head, and `rank` values for each adapted linear layer.
+    output, the residual after that, the MLP's gate and up, and what norms behind attention and MLP read, in bfloat16
+    unless the precision is f32, gate and up in bytes where it is int8; and in float32 a sum for each head, and `rank`
+    values for each adapted linear layer.
     """
     embd, ff, head, head_kv = (int(facts[name]) for name in ("n_embd", "n_ff", "n_head", "n_head_kv"))
     n_layer = min(int(facts["n_layer"]), config.lora.layers or int(facts["n_layer"]))
