@@ -261,7 +261,13 @@ def _opened(task: Task, arm: Arm, seed: int, threads: int) -> Engine:
     """An engine with a fresh adapter. The caller closes it."""
     lora = task.config.lora
     engine = Engine(task.model, threads=threads, isa=arm.isa, precision=arm.precision)
-    engine.adapter_init(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed)
+    engine.adapter_init(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=lora.targets_in(engine.facts["targets"]),
+        seed=seed,
+    )
     return engine
 
 

@@ -3,10 +3,12 @@
 The keys have the names that PEFT and transformers give them. `config_file` reads them from YAML and checks them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from cpuft.errors import AdapterError
 
 # PEFT's names of the linear layers that an adapter can attach to, and llama.cpp's.
 MODULES = {
@@ -18,6 +20,10 @@ MODULES = {
     "up_proj": "ffn_up",
     "down_proj": "ffn_down",
 }
+# Those of tensors that hold the rows of several layers, in models that have them so (Phi-3), and which these are.
+FUSED_MODULES = {"qkv_proj": "attn_qkv", "gate_up_proj": "ffn_gate_up"}
+PARTS = {"qkv_proj": {"q_proj", "k_proj", "v_proj"}, "gate_up_proj": {"gate_proj", "up_proj"}}
+TARGETS = MODULES | FUSED_MODULES
 ADAMW_8BIT = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit")
 ADAMW = ("adamw", "adamw_torch", "adamw_hf", "paged_adamw_32bit", *ADAMW_8BIT)
 
@@ -79,8 +85,19 @@ def _absolute(value: str | None) -> str | None:
 
 
 def _modules(value: str | list[str]) -> tuple[str, ...]:
-    """PEFT's names in the order of MODULES; "all-linear" stands for all of them."""
-    return tuple(name for name, own in MODULES.items() if value == "all-linear" or name in value or own in value)
+    """PEFT's names in the order of TARGETS; "all-linear" stands for all of MODULES."""
+    if value == "all-linear":
+        return tuple(MODULES)
+    return tuple(name for name, own in TARGETS.items() if name in value or own in value)
+
+
+def with_fused(modules: Collection[str]) -> set[str]:
+    """The modules, and beside a fused one its parts, beside all parts the fused one."""
+    all_ = set(modules)
+    for fused, parts in PARTS.items():
+        if fused in all_ or parts <= all_:
+            all_ |= {fused, *parts}
+    return all_
 
 
 @dataclass(frozen=True)
@@ -95,10 +112,10 @@ class LoraConfig:
         {
             "anyOf": [
                 {"const": "all-linear"},
-                {"type": "array", "minItems": 1, "items": {"enum": [*MODULES, *MODULES.values()]}},
+                {"type": "array", "minItems": 1, "items": {"enum": [*TARGETS, *TARGETS.values()]}},
             ]
         },
-        f"all-linear or a list of some of {', '.join(MODULES)}",
+        f"all-linear or a list of some of {', '.join(TARGETS)}",
         read=_modules,
     )
     layers: int | None = count(None)
@@ -116,7 +133,21 @@ class LoraConfig:
     @property
     def targets(self) -> tuple[str, ...]:
         """The adapted layers by llama.cpp's names."""
-        return tuple(MODULES[name] for name in self.target_modules)
+        return tuple(TARGETS[name] for name in self.target_modules)
+
+    def targets_in(self, available: Collection[str]) -> tuple[str, ...]:
+        """The adapted layers of a model with the layers `available`: a fused tensor and all its parts are the same.
+
+        Raises AdapterError where only some parts of a tensor are to be adapted.
+        """
+        asked = with_fused(self.target_modules)
+        for fused, parts in PARTS.items():
+            if fused not in asked and TARGETS[fused] in available and parts & asked:
+                raise AdapterError(
+                    f"lora.target_modules names {', '.join(sorted(parts & asked))} alone, but this model holds "
+                    f"{', '.join(sorted(parts))} in one tensor: name {fused}, which stands for all of them, or none"
+                )
+        return tuple(target for name, target in TARGETS.items() if name in asked and target in available)
 
 
 @dataclass(frozen=True)

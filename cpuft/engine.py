@@ -22,9 +22,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from cpuft import toolchain
 from cpuft.errors import EngineError, ModelError, ResourceError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 # The linear layers that an adapter can attach to, in the order of `enum cpuft_target`.
-TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv", "ffn_gate_up")
 
 # How AdamW's moments are kept, in the order of `enum cpuft_moments`.
 MOMENTS = ("f32", "8bit")
@@ -243,17 +243,17 @@ class Engine:
         rank: int,
         alpha: float,
         dropout: float = 0.0,
-        targets: Sequence[str] = TARGETS,
+        targets: Sequence[str] | None = None,
         first_layer: int = 0,
         seed: int = 0,
         moments: Literal["f32", "8bit"] = "f32",
     ) -> None:
         """Attach a fresh LoRA adapter to the linear layers `targets` of all layers from `first_layer` on.
 
-        moments: how AdamW's state is kept, 8 bytes a parameter or 2.03.
+        targets: some of `facts["targets"]`, or None for all. moments: AdamW's state, 8 bytes a parameter or 2.03.
         """
         mask = 0
-        for target in targets:
+        for target in self.facts["targets"] if targets is None else targets:
             if target not in TARGETS:
                 raise EngineError(f"unknown LoRA target {target!r}; expected some of {', '.join(TARGETS)}")
             mask |= 1 << TARGETS.index(target)

@@ -4,20 +4,22 @@
 #include <array>
 
 #include "buffer.h"
-#include "cpuft.h"
+#include "model.h"
 #include "stored_rows.h"
 
 namespace cpuft {
 
 // N tokens go on behind attention: all T, but in the last layer only those that predict a target.
 struct Activations {
-    StoredRows x;                                          // [T, C] the residual stream before the layer
-    StoredRows q, k, v;                                    // [T, H, D], [T, K, D] twice; q and k after rope
-    Buffer<float> lse;                                     // [T, H]
-    StoredRows o;                                          // [N, H, D]
-    StoredRows mid;                                        // [N, C] the residual stream behind attention
-    StoredRows gate, up;                                   // [N, F]
-    std::array<Buffer<float>, CPUFT_TARGET_COUNT> lora_u;  // [T or N, R] s A x of each adapted linear layer
+    StoredRows x;         // [T, C] the residual stream before the layer
+    StoredRows q, k, v;   // [T, H, D], [T, K, D] twice; q and k after rope, or before their norms where they have them
+    Buffer<float> lse;    // [T, H]
+    StoredRows o;         // [N, H, D]
+    StoredRows attn_out;  // [N, C] what attention gives, before its post norm where it has one
+    StoredRows mid;       // [N, C] the residual stream behind attention
+    StoredRows gate, up;  // [N, F]
+    StoredRows mlp_out;   // [N, C] what the MLP gives, before its post norm where it has one
+    std::array<Buffer<float>, kLinearCount> lora_u;  // [T or N, R] s A x of each adapted linear layer
 };
 
 // How activations are stored: the MLP's two, three quarters of all, and the others.

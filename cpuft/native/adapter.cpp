@@ -2,11 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "error.h"
 #include "random.h"
 
 namespace cpuft {
+
+namespace {
+
+void refuse_absent(const Model& model, uint32_t targets) {
+    std::string known;
+    for (const cpuft_target target : model.targets()) {
+        targets &= ~(1u << target);
+        known += (known.empty() ? "" : ", ") + std::string(kTargetNames[target].target);
+    }
+    for (size_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
+        if ((targets >> target & 1u) == 0) continue;
+        refuse("%s has no linear layers %s for an adapter; it has %s", model.file.path().c_str(),
+               kTargetNames[target].target, known.c_str());
+    }
+}
+
+}  // namespace
 
 Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, uint32_t targets, int32_t first_layer,
                  uint64_t seed, cpuft_moments moments)
@@ -22,32 +40,51 @@ Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, u
         refuse("first adapted layer %d is out of range; the model has layers 0 to %lld", first_layer,
                (long long)model.dims.n_layer - 1);
     }
-    loras_.resize(static_cast<size_t>(model.dims.n_layer * CPUFT_TARGET_COUNT));
+    refuse_absent(model, targets);
+    std::vector<std::pair<int64_t, cpuft_target>> adapted;
     for (int64_t layer = first_layer; layer < model.dims.n_layer; ++layer) {
-        for (size_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
-            if ((targets >> target & 1u) == 0) continue;
-            const Matrix& weight = model.layers[static_cast<size_t>(layer)].linears[target].weight;
-            const std::string name = "blk." + std::to_string(layer) + "." + kTargetNames[target] + ".weight";
-            add_tensor(name + ".lora_a", rank, weight.cols);
-            add_tensor(name + ".lora_b", weight.rows, rank);
-            Lora& lora = loras_[static_cast<size_t>(layer) * CPUFT_TARGET_COUNT + target];
-            lora.rank = rank;
-            lora.scale = alpha / static_cast<float>(rank);
+        for (uint32_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
+            if ((targets >> target & 1u) != 0) adapted.emplace_back(layer, static_cast<cpuft_target>(target));
         }
+    }
+    for (const auto& [layer, target] : adapted) {
+        int64_t rows = 0, cols = 0;
+        for (const cpuft_target part : model.parts(target)) {
+            const Matrix& weight = model.layers[static_cast<size_t>(layer)].linears[part].weight;
+            rows += weight.rows;
+            cols = weight.cols;
+        }
+        const std::string name = "blk." + std::to_string(layer) + "." + kTargetNames[target].tensor + ".weight";
+        add_tensor(name + ".lora_a", rank, cols);
+        add_tensor(name + ".lora_b", rows, rank);
     }
     for (Buffer<float>* array : {&parameters_, &gradients_}) std::fill_n(array->reserve(size_), size_, 0.0f);
     std::vector<int64_t> tensor_sizes;
     for (const AdapterTensor& t : tensors_) tensor_sizes.push_back(t.rows * t.cols);
     moments_ = Moments(moments, tensor_sizes);
-    auto tensor = tensors_.begin();
-    for (Lora& lora : loras_) {
-        if (lora.rank == 0) continue;
-        lora.a = parameters() + tensor->offset;
-        lora.da = gradients() + tensor++->offset;
-        lora.b = parameters() + tensor->offset;
-        lora.db = gradients() + tensor++->offset;
-    }
+    loras_.resize(static_cast<size_t>(model.dims.n_layer) * kLinearCount);
+    size_t pair = 0;
+    for (const auto& [layer, target] : adapted) attach(model, layer, target, alpha, pair++);
     initialize(seed);
+}
+
+// Linear layers whose weights are parts of one tensor share A and its dropout; each has its own rows of B.
+void Adapter::attach(const Model& model, int64_t layer, cpuft_target target, float alpha, size_t pair) {
+    const AdapterTensor &a = tensors_[2 * pair], &b = tensors_[2 * pair + 1];
+    const std::vector<cpuft_target> parts = model.parts(target);
+    const auto index = [&](cpuft_target part) { return static_cast<size_t>(layer) * kLinearCount + part; };
+    int64_t b_offset = b.offset;
+    for (const cpuft_target part : parts) {
+        Lora& lora = loras_[index(part)];
+        lora.a = parameters() + a.offset;
+        lora.da = gradients() + a.offset;
+        lora.b = parameters() + b_offset;
+        lora.db = gradients() + b_offset;
+        lora.rank = rank_;
+        lora.scale = alpha / static_cast<float>(rank_);
+        lora.dropout_salt = mix64(index(parts.front()));
+        b_offset += model.layers[static_cast<size_t>(layer)].linears[part].weight.rows * rank_;
+    }
 }
 
 void Adapter::add_tensor(const std::string& name, int64_t rows, int64_t cols) {
@@ -69,8 +106,8 @@ void Adapter::initialize(uint64_t seed) {
     }
 }
 
-const Lora* Adapter::lora(int64_t layer, cpuft_target target) const {
-    const Lora& lora = loras_[static_cast<size_t>(layer) * CPUFT_TARGET_COUNT + static_cast<size_t>(target)];
+const Lora* Adapter::lora(int64_t layer, cpuft_target linear) const {
+    const Lora& lora = loras_[static_cast<size_t>(layer) * kLinearCount + linear];
     return lora.rank == 0 ? nullptr : &lora;
 }
 

@@ -33,9 +33,9 @@ class Adapter {
     int64_t first_layer() const { return first_layer_; }
     int64_t rank() const { return rank_; }
     float dropout() const { return dropout_; }
-    // The LoRA of one linear layer, or null where it has none.
-    const Lora* lora(int64_t layer, cpuft_target target) const;
-    bool adapts(int64_t layer, cpuft_target target) const { return lora(layer, target) != nullptr; }
+    // The LoRA of one linear layer (below kLinearCount), or null where it has none.
+    const Lora* lora(int64_t layer, cpuft_target linear) const;
+    bool adapts(int64_t layer, cpuft_target linear) const { return lora(layer, linear) != nullptr; }
 
     void zero_gradients(Compute& compute);
     // The L2 norm of the gradients.
@@ -43,12 +43,13 @@ class Adapter {
 
   private:
     void add_tensor(const std::string& name, int64_t rows, int64_t cols);
+    void attach(const Model& model, int64_t layer, cpuft_target target, float alpha, size_t pair);
     void initialize(uint64_t seed);
 
     int64_t rank_, first_layer_, size_ = 0;
     float dropout_;
     std::vector<AdapterTensor> tensors_;
-    std::vector<Lora> loras_;  // [layer * CPUFT_TARGET_COUNT + target]; rank 0 where there is none
+    std::vector<Lora> loras_;  // [layer * kLinearCount + linear layer]; rank 0 where there is none
     Buffer<float> parameters_, gradients_;
     Moments moments_;
     Buffer<double> norm_sums_;

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define CPUFT_ABI_VERSION 3
+#define CPUFT_ABI_VERSION 4
 #define CPUFT_API __attribute__((visibility("default")))
 
 typedef struct cpuft_engine cpuft_engine;
@@ -34,7 +34,8 @@ typedef enum cpuft_status {
     CPUFT_STATUS_INTERNAL = 3, /* our own fault */
 } cpuft_status;
 
-/* The linear layers that an adapter can attach to; an adapter's targets are a bitwise OR of (1 << value). */
+/* The linear layers that an adapter can attach to; an adapter's targets are a bitwise OR of (1 << value). A model has
+ * either the fused tensors, whose matrices lie one above the other and share one A, or the single ones. */
 typedef enum cpuft_target {
     CPUFT_TARGET_ATTN_Q = 0,
     CPUFT_TARGET_ATTN_K = 1,
@@ -43,7 +44,9 @@ typedef enum cpuft_target {
     CPUFT_TARGET_FFN_GATE = 4,
     CPUFT_TARGET_FFN_UP = 5,
     CPUFT_TARGET_FFN_DOWN = 6,
-    CPUFT_TARGET_COUNT = 7,
+    CPUFT_TARGET_ATTN_QKV = 7,    /* tensor attn_qkv: q, k and v */
+    CPUFT_TARGET_FFN_GATE_UP = 8, /* tensor ffn_up: gate and up */
+    CPUFT_TARGET_COUNT = 9,
 } cpuft_target;
 
 /* What of a layer's activations survives from the forward to the backward pass. The gradient does not depend on it. */
@@ -82,7 +85,8 @@ CPUFT_API cpuft_status cpuft_open(const char* path, int32_t n_threads, const cha
 CPUFT_API void cpuft_close(cpuft_engine* engine);
 
 /* A JSON object: architecture, n_layer, n_embd, n_ff, n_head, n_head_kv, head_size, n_vocab, n_ctx_train, n_params,
- * tied_head, isa, precision, kernel, n_threads, weight_bytes. Lives as long as the engine. */
+ * tied_head, post_norms (of attention and MLP), targets (those that the model has, by name), weight_bytes,
+ * prefix_block, isa, precision, kernel, n_threads. Lives as long as the engine. */
 CPUFT_API const char* cpuft_describe(const cpuft_engine* engine);
 
 /* ---- Tokenizer (the model's own, run by llama.cpp) -------------------------------------------------------------- */
@@ -102,7 +106,7 @@ CPUFT_API cpuft_status cpuft_detokenize(cpuft_engine* engine, const int32_t* tok
 /* Attaches a fresh adapter: y = W x + (alpha / rank) B A dropout(x). A is drawn from U(-1/sqrt(n_in), 1/sqrt(n_in)) with
  * `seed`, B is zero (Hu et al. 2021, arXiv:2106.09685; the initialization of PEFT). Replaces an earlier adapter, its
  * gradients and its optimizer state.
- * targets: OR of (1 << cpuft_target). layers: the adapter sits on layers first_layer <= l < n_layer.
+ * targets: OR of (1 << cpuft_target), each of which the model must have. layers: the adapter sits on layers first_layer <= l < n_layer.
  * moments: the precision of its optimizer state. */
 CPUFT_API cpuft_status cpuft_adapter_init(cpuft_engine* engine, int32_t rank, float alpha, float dropout,
                                           uint32_t targets, int32_t first_layer, uint64_t seed, cpuft_moments moments);

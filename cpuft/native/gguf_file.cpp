@@ -157,6 +157,30 @@ std::vector<std::string> GgufFile::texts(const std::string& key) const {
     return values;
 }
 
+bool GgufFile::is_list(const std::string& key) const {
+    return has(key) && gguf_get_kv_type(gguf_.get(), key_id(key)) == GGUF_TYPE_ARRAY;
+}
+
+std::vector<int64_t> GgufFile::integers(const std::string& key) const {
+    const int64_t id = key_id(key);
+    if (!is_list(key)) refuse("%s: metadata key %s is no list", path_.c_str(), key.c_str());
+    const size_t n = gguf_get_arr_n(gguf_.get(), id);
+    const auto read = [&](auto zero) {
+        const auto* values = static_cast<const decltype(zero)*>(gguf_get_arr_data(gguf_.get(), id));
+        return std::vector<int64_t>(values, values + n);
+    };
+    switch (gguf_get_arr_type(gguf_.get(), id)) {
+        case GGUF_TYPE_BOOL:
+            return read(int8_t{});
+        case GGUF_TYPE_INT32:
+            return read(int32_t{});
+        case GGUF_TYPE_UINT32:
+            return read(uint32_t{});
+        default:
+            refuse("%s: metadata key %s is no list of integers", path_.c_str(), key.c_str());
+    }
+}
+
 Matrix GgufFile::find(const std::string& name) const {
     const auto found = tensors_.find(name);
     return found == tensors_.end() ? Matrix{} : found->second;

@@ -42,6 +42,9 @@ class GgufFile {
     int64_t integer_or(const std::string& key, int64_t otherwise) const { return has(key) ? integer(key) : otherwise; }
     double real_or(const std::string& key, double otherwise) const;
     std::vector<std::string> texts(const std::string& key) const;
+    // A list of integers or booleans.
+    bool is_list(const std::string& key) const;
+    std::vector<int64_t> integers(const std::string& key) const;
 
     // Tensors by name; find returns an empty Matrix where there is none. A vector is a matrix of one row.
     const std::unordered_map<std::string, Matrix>& tensors() const { return tensors_; }

@@ -18,7 +18,7 @@ int64_t common_prefix(const int32_t* a, const int32_t* b, int64_t most) {
 }  // namespace
 
 // Checks the micro-batch; lists its sequences, or of those with targets what they need.
-void Layout::list_spans(const MicroBatch& batch, int64_t V) {
+void Layout::list_spans(const MicroBatch& batch, int64_t V, int64_t n_short) {
     spans_.clear();
     if (batch.n_sequences < 1) refuse("a micro-batch needs at least one sequence");
     int64_t first = 0;
@@ -34,7 +34,8 @@ void Layout::list_spans(const MicroBatch& batch, int64_t V) {
                        (long long)t, (long long)V);
             }
         }
-        Span span{first, length, length, batch.dropout_keys == nullptr ? 0 : batch.dropout_keys[s]};
+        Span span{first, length, length, batch.dropout_keys == nullptr ? 0 : batch.dropout_keys[s],
+                  length > n_short ? n_short : 0};
         if (batch.supervised != nullptr) {
             span.length = 0;
             for (int64_t position = 1; position < length; ++position) {
@@ -48,8 +49,8 @@ void Layout::list_spans(const MicroBatch& batch, int64_t V) {
     }
 }
 
-void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
-    list_spans(batch, V);
+void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes, int64_t n_short) {
+    list_spans(batch, V, n_short);
     const std::vector<Span>& needed = spans_;
     sequences.start.assign(1, 0);
     sequences.prefix.clear();
@@ -59,7 +60,7 @@ void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
     predicting.clear();
     targets.clear();
     predicting_dropout_rows.clear();
-    longest_ = 0;
+    end_position_ = 0;
     placed_.assign(needed.size(), false);
     for (size_t i = 0; i < needed.size(); ++i) {
         if (placed_[i]) continue;
@@ -68,7 +69,7 @@ void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
         group.assign(1, i);
         int64_t shared = share_prefixes ? needed[i].first_supervised - 1 : 0;
         for (size_t j = i + 1; shared > 0 && j < needed.size(); ++j) {
-            if (placed_[j]) continue;
+            if (placed_[j] || needed[j].first_position != needed[i].first_position) continue;
             const int64_t most = std::min(shared, needed[j].first_supervised - 1);
             const int64_t common = common_prefix(batch.tokens + needed[i].first, batch.tokens + needed[j].first, most);
             const int64_t whole = common / kAttentionBlock * kAttentionBlock;
@@ -94,7 +95,7 @@ void Layout::set(const MicroBatch& batch, int64_t V, bool share_prefixes) {
 
 // Tokens [begin, end) of a sequence, whose tokens before `begin` are segment `prefix`.
 void Layout::add_segment(const MicroBatch& batch, const Span& span, int64_t begin, int64_t end, int64_t prefix) {
-    longest_ = std::max(longest_, end);
+    end_position_ = std::max(end_position_, span.first_position + end);
     for (int64_t position = begin; position < end; ++position) {
         const int64_t token = span.first + position;
         uint64_t dropout_row = 0;
@@ -108,7 +109,7 @@ void Layout::add_segment(const MicroBatch& batch, const Span& span, int64_t begi
             if (batch.dropout_keys != nullptr) predicting_dropout_rows.push_back(dropout_row);
         }
         source.push_back(token);
-        positions.push_back(static_cast<int32_t>(position));
+        positions.push_back(static_cast<int32_t>(span.first_position + position));
     }
     sequences.start.push_back(T());
     sequences.prefix.push_back(prefix);

@@ -29,14 +29,17 @@ struct MicroBatch {
 class Layout {
   public:
     // Throws InputError for impossible lengths, and for tokens outside a vocabulary of V. T may come out as 0.
-    void set(const MicroBatch& batch, int64_t V, bool share_prefixes);
+    // n_short: RopeFacts::n_short.
+    void set(const MicroBatch& batch, int64_t V, bool share_prefixes, int64_t n_short = INT64_MAX);
 
     int64_t T() const { return static_cast<int64_t>(source.size()); }
-    int64_t longest() const { return longest_; }
+    // Above all positions.
+    int64_t end_position() const { return end_position_; }
 
     Sequences sequences;
-    std::vector<int64_t> source;         // [T] which of the micro-batch's tokens this is
-    std::vector<int32_t> positions;      // [T]
+    std::vector<int64_t> source;  // [T] which of the micro-batch's tokens this is
+    std::vector<int32_t>
+        positions;  // [T] in the sequence; plus n_short in one that is longer than that: RopeTable's rows
     std::vector<uint64_t> dropout_rows;  // [T] what selects each token's dropout masks, or empty
     std::vector<int64_t> predicting;  // [n_supervised] tokens of the pass whose successor is supervised, ascending ...
     std::vector<int32_t> targets;     // [n_supervised] ... and that successor
@@ -48,11 +51,12 @@ class Layout {
         int64_t first, length;     // in the micro-batch
         int64_t first_supervised;  // place in the sequence of its first supervised token, where there are targets
         uint64_t dropout_key;
+        int64_t first_position;  // 0 or n_short
     };
-    void list_spans(const MicroBatch& batch, int64_t V);
+    void list_spans(const MicroBatch& batch, int64_t V, int64_t n_short);
     void add_segment(const MicroBatch& batch, const Span& span, int64_t begin, int64_t end, int64_t prefix);
 
-    int64_t longest_ = 0;
+    int64_t end_position_ = 0;
     // Of `set`, kept so that a pass no larger than those before allocates nothing.
     std::vector<Span> spans_;
     std::vector<bool> placed_;

@@ -17,6 +17,8 @@ struct Matrix {
     const void* row(int64_t r) const {
         return static_cast<const char*>(data) + r * static_cast<int64_t>(ggml_row_size(type, cols));
     }
+    // Rows [first, first + n), without their scales.
+    Matrix slice(int64_t first, int64_t n) const { return {type, row(first), n, cols}; }
 };
 
 inline Matrix float_matrix(const float* data, int64_t rows, int64_t cols) { return {GGML_TYPE_F32, data, rows, cols}; }

@@ -11,8 +11,15 @@
 
 namespace cpuft {
 
-const std::array<const char*, CPUFT_TARGET_COUNT> kTargetNames = {"attn_q",   "attn_k", "attn_v",  "attn_output",
-                                                                  "ffn_gate", "ffn_up", "ffn_down"};
+const std::array<TargetName, CPUFT_TARGET_COUNT> kTargetNames = {{{"attn_q", "attn_q"},
+                                                                  {"attn_k", "attn_k"},
+                                                                  {"attn_v", "attn_v"},
+                                                                  {"attn_output", "attn_output"},
+                                                                  {"ffn_gate", "ffn_gate"},
+                                                                  {"ffn_up", "ffn_up"},
+                                                                  {"ffn_down", "ffn_down"},
+                                                                  {"attn_qkv", "attn_qkv"},
+                                                                  {"ffn_gate_up", "ffn_up"}}};
 
 namespace {
 
@@ -80,6 +87,13 @@ float positive(const GgufFile& file, const std::string& key, double otherwise) {
     return static_cast<float>(value);
 }
 
+// A soft cap: 0 stands for none.
+float read_cap(const GgufFile& file, const std::string& key, float otherwise) {
+    return file.real_or(key, static_cast<double>(otherwise)) == 0.0
+               ? 0.0f
+               : positive(file, key, static_cast<double>(otherwise));
+}
+
 Dimensions read_dimensions(const GgufFile& file, const std::string& prefix, const Matrix& embedding) {
     const auto read = [&](const char* name, int64_t high) {
         const std::string key = prefix + name;
@@ -107,44 +121,110 @@ Dimensions read_dimensions(const GgufFile& file, const std::string& prefix, cons
     return d;
 }
 
-RopeFacts read_rope(const GgufFile& file, const std::string& prefix, const Architecture& architecture, int64_t D,
-                    TensorReader& tensors) {
+std::vector<float> read_factors(const GgufFile& file, const std::string& name, int64_t size, TensorReader& tensors) {
+    std::vector<float> factors = tensors.vector_or_none(name, size);
+    for (const float factor : factors) {
+        if (!std::isfinite(factor) || factor <= 0.0f)
+            refuse("%s: %s must be positive", file.path().c_str(), name.c_str());
+    }
+    return factors;
+}
+
+RopeFacts read_rope(const GgufFile& file, const std::string& prefix, const Architecture& architecture,
+                    const Dimensions& d, TensorReader& tensors) {
     RopeFacts rope{};
     rope.pairs = architecture.rope_pairs;
     const std::string dims_key = prefix + "rope.dimension_count";
-    rope.n_rotated = bounded(file, dims_key, file.integer_or(dims_key, D), 2, D);
+    rope.n_rotated = bounded(file, dims_key, file.integer_or(dims_key, d.D), 2, d.D);
     if (rope.n_rotated % 2 != 0) refuse("%s: metadata key %s is odd", file.path().c_str(), dims_key.c_str());
     rope.base = positive(file, prefix + "rope.freq_base", 10000.0);
-    rope.position_scale = 1.0f;
+    rope.magnitude = positive(file, prefix + "rope.scaling.attn_factor", 1.0);
     const std::string type_key = prefix + "rope.scaling.type";
-    const std::string type = file.has(type_key) ? file.text(type_key) : "none";
-    if (type == "linear") {
-        rope.position_scale = 1.0f / positive(file, prefix + "rope.scaling.factor", 1.0);
-    } else if (type != "none") {
-        refuse("%s: RoPE scaling \"%s\" is not supported (none, linear and Llama 3's factors are)", file.path().c_str(),
-               printable(type).c_str());
+    const std::string type = file.has(type_key) ? file.text(type_key) : "linear";
+    if (type != "none" && type != "linear" && type != "longrope") {
+        refuse("%s: RoPE scaling \"%s\" is not supported (none, linear, longrope and Llama 3's factors are)",
+               file.path().c_str(), printable(type).c_str());
     }
-    rope.factors = tensors.vector_or_none("rope_freqs.weight", rope.n_rotated / 2);
-    for (const float factor : rope.factors) {
-        if (!std::isfinite(factor) || factor <= 0.0f)
-            refuse("%s: rope_freqs.weight must be positive", file.path().c_str());
+    rope.position_scale = type == "none" ? 1.0f : 1.0f / positive(file, prefix + "rope.scaling.factor", 1.0);
+    rope.factors = read_factors(file, "rope_freqs.weight", rope.n_rotated / 2, tensors);
+    const std::string long_name = "rope_factors_long.weight", short_name = "rope_factors_short.weight";
+    if (type != "longrope" && file.find(long_name).empty() && file.find(short_name).empty()) return rope;
+    rope.factors = read_factors(file, short_name, rope.n_rotated / 2, tensors);
+    rope.long_factors = read_factors(file, long_name, rope.n_rotated / 2, tensors);
+    for (const auto& [name, factors] : {std::pair(short_name, rope.factors), std::pair(long_name, rope.long_factors)}) {
+        if (factors.empty()) refuse("%s lacks the tensor %s of its LongRoPE", file.path().c_str(), name.c_str());
     }
+    const std::string short_key = prefix + "rope.scaling.original_context_length";
+    rope.n_short = bounded(file, short_key, file.integer_or(short_key, d.n_ctx_train), 1, 1 << 24);
     return rope;
 }
 
-LayerWeights read_layer(int64_t layer, const Dimensions& d, TensorReader& tensors) {
-    const std::string block = "blk." + std::to_string(layer) + ".";
-    const std::array<int64_t, CPUFT_TARGET_COUNT> outs = {d.H * d.D, d.K * d.D, d.K * d.D, d.C, d.F, d.F, d.C};
-    const std::array<int64_t, CPUFT_TARGET_COUNT> ins = {d.C, d.C, d.C, d.H * d.D, d.C, d.C, d.F};
-    LayerWeights weights;
-    weights.attn_norm = tensors.vector(block + "attn_norm.weight", d.C);
-    weights.ffn_norm = tensors.vector(block + "ffn_norm.weight", d.C);
-    for (size_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
-        const std::string name = block + kTargetNames[target];
-        weights.linears[target].weight = tensors.matrix(name + ".weight", outs[target], ins[target]);
-        weights.linears[target].bias = tensors.vector_or_none(name + ".bias", outs[target]);
+// What layers with a window rotate by.
+RopeFacts read_window_rope(const GgufFile& file, const std::string& prefix, const Architecture& architecture,
+                           RopeFacts rope) {
+    if (architecture.window_rope_base > 0.0f) {
+        rope.base = architecture.window_rope_base;
+        rope.position_scale = 1.0f;
     }
-    return weights;
+    rope.base = positive(file, prefix + "rope.freq_base_swa", static_cast<double>(rope.base));
+    return rope;
+}
+
+// [n_layer] as AttentionShape has them.
+std::vector<int64_t> read_windows(const GgufFile& file, const std::string& prefix, const Architecture& architecture,
+                                  int64_t n_layer) {
+    std::vector<int64_t> windows(static_cast<size_t>(n_layer), 0);
+    if (architecture.window_period == 0) return windows;
+    const std::string key = prefix + "attention.sliding_window", pattern_key = key + "_pattern";
+    const int64_t window = bounded(file, key, file.integer_or(key, architecture.window), 0, INT32_MAX);
+    if (file.is_list(pattern_key)) {
+        const std::vector<int64_t> pattern = file.integers(pattern_key);
+        if (pattern.size() != windows.size()) {
+            refuse("%s: metadata key %s has %zu entries, but the model %lld layers", file.path().c_str(),
+                   pattern_key.c_str(), pattern.size(), (long long)n_layer);
+        }
+        for (size_t layer = 0; layer < windows.size(); ++layer) windows[layer] = pattern[layer] != 0 ? window : 0;
+        return windows;
+    }
+    const int64_t period =
+        bounded(file, pattern_key, file.integer_or(pattern_key, architecture.window_period), 0, INT32_MAX);
+    for (int64_t layer = 0; layer < n_layer; ++layer) {
+        const bool has_window = period == 0 || layer % period < period - 1;
+        windows[static_cast<size_t>(layer)] = has_window ? window : 0;
+    }
+    return windows;
+}
+
+void read_norms(const std::string& block, const Architecture& architecture, const Dimensions& d, TensorReader& tensors,
+                Layer& layer) {
+    layer.attn_norm = tensors.vector(block + "attn_norm.weight", d.C);
+    layer.ffn_norm = tensors.vector(block + "ffn_norm.weight", d.C);
+    if (architecture.post_norms) {
+        layer.attn_post_norm = tensors.vector(block + "post_attention_norm.weight", d.C);
+        layer.ffn_post_norm = tensors.vector(block + "post_ffw_norm.weight", d.C);
+    }
+    if (architecture.qk_norms) {
+        layer.q_norm = tensors.vector(block + "attn_q_norm.weight", d.D);
+        layer.k_norm = tensors.vector(block + "attn_k_norm.weight", d.D);
+    }
+}
+
+// One tensor with the rows of the linear layers `parts`.
+void read_linears(const std::string& name, const std::vector<cpuft_target>& parts, const Dimensions& d,
+                  TensorReader& tensors, Layer& layer) {
+    const std::array<int64_t, kLinearCount> outs = {d.H * d.D, d.K * d.D, d.K * d.D, d.C, d.F, d.F, d.C};
+    const std::array<int64_t, kLinearCount> ins = {d.C, d.C, d.C, d.H * d.D, d.C, d.C, d.F};
+    int64_t n_out = 0;
+    for (const cpuft_target part : parts) n_out += outs[part];
+    const Matrix weight = tensors.matrix(name + ".weight", n_out, ins[parts.front()]);
+    const std::vector<float> bias = tensors.vector_or_none(name + ".bias", n_out);
+    int64_t first = 0;
+    for (const cpuft_target part : parts) {
+        LinearWeights& linear = layer.linears[part];
+        linear.weight = weight.slice(first, outs[part]);
+        if (!bias.empty()) linear.bias.assign(bias.begin() + first, bias.begin() + first + outs[part]);
+        first += outs[part];
+    }
 }
 
 }  // namespace
@@ -173,23 +253,73 @@ Model::Model(const std::string& path)
     head = tied_head ? embedding : tensors.matrix("output.weight", dims.V, dims.C);
     output_norm = tensors.vector("output_norm.weight", dims.C);
     norm_epsilon = positive(file, prefix + "attention.layer_norm_rms_epsilon", 1e-5);
-    rope = read_rope(file, prefix, architecture, dims.D, tensors);
-    for (int64_t layer = 0; layer < dims.n_layer; ++layer) layers.push_back(read_layer(layer, dims, tensors));
+    embedding_scale = architecture.scaled_embedding ? std::sqrt(static_cast<float>(dims.C)) : 1.0f;
+    // The quotient of whole numbers, as llama.cpp takes it.
+    const int64_t score_size = dims.n_layer == architecture.layers_of_widest ? dims.C / dims.H : dims.D;
+    score_scale = 1.0f / std::sqrt(static_cast<float>(score_size));
+    score_cap = read_cap(file, prefix + "attn_logit_softcapping", architecture.score_cap);
+    logit_cap = read_cap(file, prefix + "final_logit_softcapping", architecture.logit_cap);
+    ropes.push_back(read_rope(file, prefix, architecture, dims, tensors));
+    if (architecture.window_period != 0) ropes.push_back(read_window_rope(file, prefix, architecture, ropes.front()));
+    const std::vector<int64_t> windows = read_windows(file, prefix, architecture, dims.n_layer);
+    fused_qkv = !file.find("blk.0.attn_qkv.weight").empty();
+    for (int64_t number = 0; number < dims.n_layer; ++number) {
+        const std::string block = "blk." + std::to_string(number) + ".";
+        Layer& layer = layers.emplace_back();
+        layer.window = windows[static_cast<size_t>(number)];
+        layer.rope = layer.window > 0 ? 1 : 0;
+        if (architecture.rope_skips != 0 && (number + 1) % architecture.rope_skips == 0) layer.rope = kNoRope;
+        read_norms(block, architecture, dims, tensors, layer);
+        for (size_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
+            const std::vector<cpuft_target> held = parts(static_cast<cpuft_target>(target));
+            if (!held.empty()) read_linears(block + kTargetNames[target].tensor, held, dims, tensors, layer);
+        }
+    }
     tensors.refuse_unknown();
     for (const auto& [name, matrix] : file.tensors()) n_params += matrix.rows * matrix.cols;
 }
 
 bool Model::is_quantized() const {
-    return std::any_of(layers.begin(), layers.end(), [](const LayerWeights& layer) {
+    return std::any_of(layers.begin(), layers.end(), [](const Layer& layer) {
         return std::any_of(layer.linears.begin(), layer.linears.end(),
                            [](const LinearWeights& linear) { return ggml_is_quantized(linear.weight.type); });
     });
 }
 
+std::vector<cpuft_target> Model::parts(cpuft_target target) const {
+    switch (target) {
+        case CPUFT_TARGET_ATTN_QKV:
+            if (!fused_qkv) return {};
+            return {CPUFT_TARGET_ATTN_Q, CPUFT_TARGET_ATTN_K, CPUFT_TARGET_ATTN_V};
+        case CPUFT_TARGET_FFN_GATE_UP:
+            if (!architecture.fused_gate_up) return {};
+            return {CPUFT_TARGET_FFN_GATE, CPUFT_TARGET_FFN_UP};
+        case CPUFT_TARGET_ATTN_Q:
+        case CPUFT_TARGET_ATTN_K:
+        case CPUFT_TARGET_ATTN_V:
+            if (fused_qkv) return {};
+            return {target};
+        case CPUFT_TARGET_FFN_GATE:
+        case CPUFT_TARGET_FFN_UP:
+            if (architecture.fused_gate_up) return {};
+            return {target};
+        default:
+            return {target};
+    }
+}
+
+std::vector<cpuft_target> Model::targets() const {
+    std::vector<cpuft_target> targets;
+    for (uint32_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
+        if (!parts(static_cast<cpuft_target>(target)).empty()) targets.push_back(static_cast<cpuft_target>(target));
+    }
+    return targets;
+}
+
 void Model::measure_rows(Compute& compute) {
     head_row_scale = row_scales(compute, head);
     head.row_scale = head_row_scale.data();
-    for (LayerWeights& layer : layers) {
+    for (Layer& layer : layers) {
         for (LinearWeights& linear : layer.linears) {
             linear.row_scale = row_scales(compute, linear.weight);
             linear.weight.row_scale = linear.row_scale.data();
@@ -198,15 +328,19 @@ void Model::measure_rows(Compute& compute) {
 }
 
 std::string Model::describe() const {
+    std::string names;
+    for (const cpuft_target target : targets())
+        names += (names.empty() ? "\"" : ", \"") + std::string(kTargetNames[target].target) + "\"";
     char json[1024];
     snprintf(json, sizeof json,
              "\"architecture\": \"%s\", \"n_layer\": %lld, \"n_embd\": %lld, \"n_ff\": %lld, \"n_head\": %lld, "
              "\"n_head_kv\": %lld, "
              "\"head_size\": %lld, \"n_vocab\": %lld, \"n_ctx_train\": %lld, \"n_params\": %lld, \"tied_head\": %s, "
-             "\"weight_bytes\": %lld, \"prefix_block\": %lld",
+             "\"post_norms\": %s, \"targets\": [%s], \"weight_bytes\": %lld, \"prefix_block\": %lld",
              architecture.name, (long long)dims.n_layer, (long long)dims.C, (long long)dims.F, (long long)dims.H,
              (long long)dims.K, (long long)dims.D, (long long)dims.V, (long long)dims.n_ctx_train, (long long)n_params,
-             tied_head ? "true" : "false", (long long)file.data_bytes(), (long long)kAttentionBlock);
+             tied_head ? "true" : "false", architecture.post_norms ? "true" : "false", names.c_str(),
+             (long long)file.data_bytes(), (long long)kAttentionBlock);
     return json;
 }
 

@@ -64,6 +64,10 @@ void Transformer::logits(const MicroBatch& batch, const Adapter* adapter, float*
     rmsnorm_forward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, T_, model_.dims.C, work_.h);
     input_.set(compute_, work_.h, T_, model_.dims.C);
     multiply_transposed(compute_, {{input_.packed, model_.head}}, nullptr, false, logits);
+    if (model_.logit_cap == 0.0f) return;
+    compute_.for_rows(T_, [&](int64_t t, int) {
+        compute_.kernels.rows.soft_cap(1.0f, model_.logit_cap, logits + t * model_.dims.V, nullptr, model_.dims.V);
+    });
 }
 
 void Transformer::forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen) {
@@ -78,9 +82,10 @@ void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, Purpose
     training_ = purpose == Purpose::kTrain;
     // Sequences that share a prefix would share its dropout masks.
     const bool dropout = training_ && batch.dropout_keys != nullptr && adapter->dropout() > 0.0f;
-    layout_.set(batch, model_.dims.V, /*share_prefixes=*/purpose != Purpose::kValues && !dropout);
+    const bool share_prefixes = purpose != Purpose::kValues && !dropout;
+    layout_.set(batch, model_.dims.V, share_prefixes, model_.ropes.front().n_short);
     T_ = layout_.T();
-    rope_.grow(layout_.longest());
+    for (RopeTable& rope : ropes_) rope.grow(layout_.end_position());
     const auto n_layer = static_cast<size_t>(model_.dims.n_layer);
     activations_.resize(n_layer + 1);
     checkpoints_.resize(n_layer);
@@ -94,6 +99,7 @@ void Transformer::embed(const int32_t* tokens, float* x) {
     compute_.for_rows(T_, [&](int64_t t, int) {
         const int32_t token = tokens[layout_.source[static_cast<size_t>(t)]];
         dequantize_segment(model_.embedding.type, model_.embedding.row(token), 0, C, x + t * C);
+        if (model_.embedding_scale != 1.0f) compute_.kernels.rows.scale(model_.embedding_scale, x + t * C, C);
     });
 }
 
@@ -122,10 +128,11 @@ Loss Transformer::head(const float* x, float* dx) {
     float* h = work_.head_h;
     rmsnorm_forward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, n, C, h);
     float* dh = dx == nullptr ? nullptr : h;
-    const Loss loss = {head_cross_entropy(compute_, model_.head, h, layout_.targets.data(), n, head_, dh), n};
+    const Loss loss = {
+        head_cross_entropy(compute_, model_.head, model_.logit_cap, h, layout_.targets.data(), n, head_, dh), n};
     if (dx == nullptr) return loss;
     compute_.for_rows(n, [&](int64_t t, int) { std::fill_n(dx + t * C, C, 0.0f); });
-    rmsnorm_backward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, dh, n, C, dx);
+    rmsnorm_backward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, dh, n, C, true, dx);
     return loss;
 }
 
@@ -133,11 +140,16 @@ Loss Transformer::head(const float* x, float* dx) {
 
 void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, float* x) {
     const Dimensions& d = model_.dims;
-    const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
+    const Layer& weights = model_.layers[static_cast<size_t>(layer)];
     const int64_t n = rows_behind_attention(layer);
     const bool keeps = wanted != Wanted::kOutput;
     const ActivationStorage storage = activation_storage(compute_.precision);
     float *h = work_.h, *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *gate = work_.gate, *up = work_.up;
+    const auto store_heads = [&] {
+        a.q.store(compute_, storage.other, q, T_, d.H * d.D);
+        a.k.store(compute_, storage.other, k, T_, d.K * d.D);
+        a.v.store(compute_, storage.other, v, T_, d.K * d.D);
+    };
 
     if (keeps) a.x.store(compute_, storage.other, x, T_, d.C);
     rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
@@ -145,21 +157,20 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
     linear_forward(layer, CPUFT_TARGET_ATTN_Q, input_, a, false, q);
     linear_forward(layer, CPUFT_TARGET_ATTN_K, input_, a, false, k);
     linear_forward(layer, CPUFT_TARGET_ATTN_V, input_, a, false, v);
-    rope_forward(compute_, rope_, layout_.positions.data(), T_, d.H, d.D, q);
-    rope_forward(compute_, rope_, layout_.positions.data(), T_, d.K, d.D, k);
-    if (keeps) {
-        a.q.store(compute_, storage.other, q, T_, d.H * d.D);
-        a.k.store(compute_, storage.other, k, T_, d.K * d.D);
-        a.v.store(compute_, storage.other, v, T_, d.K * d.D);
-    }
-    attention_forward(compute_, attention_shape(), layout_.sequences, q, k, v, attention_, o, a.lse.reserve(T_ * d.H));
+    const bool normed = !weights.q_norm.empty();
+    if (keeps && normed) store_heads();
+    forward_heads(layer, weights.q_norm, d.H, q);
+    forward_heads(layer, weights.k_norm, d.K, k);
+    if (keeps && !normed) store_heads();
+    attention_forward(compute_, attention_shape(layer), layout_.sequences, q, k, v, attention_, o,
+                      a.lse.reserve(T_ * d.H));
     if (drops_rows(layer)) {
         gather_rows(layout_.predicting, d.C, x);
         gather_rows(layout_.predicting, d.H * d.D, o);
     }
     if (keeps) a.o.store(compute_, storage.other, o, n, d.H * d.D);
     input_.set(compute_, o, n, d.H * d.D);
-    linear_forward(layer, CPUFT_TARGET_ATTN_OUTPUT, input_, a, true, x);
+    forward_into_residual(layer, CPUFT_TARGET_ATTN_OUTPUT, weights.attn_post_norm, keeps, a.attn_out, a, x);
 
     if (keeps) a.mid.store(compute_, storage.other, x, n, d.C);
     rmsnorm_forward(compute_, x, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
@@ -171,17 +182,21 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
         a.up.reserve(storage.mlp, n, d.F);
     }
     const bool wants_output = wanted != Wanted::kActivations;
-    const bool down_matters = wants_output || lora(layer, CPUFT_TARGET_FFN_DOWN) != nullptr;
+    // What a norm's backward pass reads is an activation, too.
+    const bool down_matters =
+        wants_output || lora(layer, CPUFT_TARGET_FFN_DOWN) != nullptr || !weights.ffn_post_norm.empty();
     float* m = down_matters ? gate : nullptr;
-    gated_mlp_forward(compute_, gate, up, n, d.F, keeps ? &a.gate : nullptr, keeps ? &a.up : nullptr, m);
+    gated_mlp_forward(compute_, model_.architecture.gate, gate, up, n, d.F, keeps ? &a.gate : nullptr,
+                      keeps ? &a.up : nullptr, m);
     if (!down_matters) return;
     input_.set(compute_, m, n, d.F);
-    linear_forward(layer, CPUFT_TARGET_FFN_DOWN, input_, a, true, wants_output ? x : nullptr);
+    forward_into_residual(layer, CPUFT_TARGET_FFN_DOWN, weights.ffn_post_norm, keeps, a.mlp_out, a,
+                          wants_output ? x : nullptr);
 }
 
 void Transformer::backward_layer(int64_t layer, Activations& a, float* dx) {
     const Dimensions& d = model_.dims;
-    const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
+    const Layer& weights = model_.layers[static_cast<size_t>(layer)];
     const int64_t n = rows_behind_attention(layer);
     float *h = work_.h, *dh = work_.dh, *dm = work_.gate, *dgate = dm, *dup = work_.up;
 
@@ -189,10 +204,11 @@ void Transformer::backward_layer(int64_t layer, Activations& a, float* dx) {
     const LinearWeights& down = weights.linears[CPUFT_TARGET_FFN_DOWN];
     const Lora* down_lora = lora(layer, CPUFT_TARGET_FFN_DOWN);
     const Dropout down_dropout = dropout(layer, CPUFT_TARGET_FFN_DOWN);
+    const float* dy = backward_from_residual(weights.ffn_post_norm, a.mlp_out, dx);
     float* m = down_lora == nullptr ? nullptr : work_.m;
-    linear_lora_backward_input(compute_, down, down_lora, down_dropout, n, a.lora_u[CPUFT_TARGET_FFN_DOWN].data(), dx,
+    linear_lora_backward_input(compute_, down, down_lora, down_dropout, n, a.lora_u[CPUFT_TARGET_FFN_DOWN].data(), dy,
                                linear_, false, dm);
-    gated_mlp_backward(compute_, a.gate, a.up, dm, dgate, dup, m);
+    gated_mlp_backward(compute_, model_.architecture.gate, a.gate, a.up, dm, dgate, dup, m);
     if (m != nullptr) linear_lora_backward_a(compute_, *down_lora, down_dropout, m, n, d.F, linear_);
     float* mid = x_.data();
     a.mid.load(compute_, mid);
@@ -204,19 +220,20 @@ void Transformer::backward_layer(int64_t layer, Activations& a, float* dx) {
     linear_backward(layer, CPUFT_TARGET_FFN_GATE, h, n, a, dgate, false, attention_matters ? dh : nullptr);
     linear_backward(layer, CPUFT_TARGET_FFN_UP, h, n, a, dup, true, attention_matters ? dh : nullptr);
     if (!attention_matters) return;
-    rmsnorm_backward(compute_, mid, weights.ffn_norm.data(), model_.norm_epsilon, dh, n, d.C, dx);
+    rmsnorm_backward(compute_, mid, weights.ffn_norm.data(), model_.norm_epsilon, dh, n, d.C, true, dx);
     backward_attention(layer, a, dx);
 }
 
 void Transformer::backward_attention(int64_t layer, Activations& a, float* dx) {
     const Dimensions& d = model_.dims;
-    const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
+    const Layer& weights = model_.layers[static_cast<size_t>(layer)];
     const bool input_matters = layer > adapter_->first_layer();
     const bool qkv_matter =
         input_matters || any_lora(layer, {CPUFT_TARGET_ATTN_Q, CPUFT_TARGET_ATTN_K, CPUFT_TARGET_ATTN_V});
     float *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *d_o = work_.d_o;
     a.o.load(compute_, o);
-    linear_backward(layer, CPUFT_TARGET_ATTN_OUTPUT, o, rows_behind_attention(layer), a, dx, false,
+    const float* dy = backward_from_residual(weights.attn_post_norm, a.attn_out, dx);
+    linear_backward(layer, CPUFT_TARGET_ATTN_OUTPUT, o, rows_behind_attention(layer), a, dy, false,
                     qkv_matter ? d_o : nullptr);
     if (!qkv_matter) return;
     if (drops_rows(layer)) {
@@ -227,46 +244,92 @@ void Transformer::backward_attention(int64_t layer, Activations& a, float* dx) {
     a.q.load(compute_, q);
     a.k.load(compute_, k);
     a.v.load(compute_, v);
+    if (!weights.q_norm.empty()) {  // kept before the norms
+        forward_heads(layer, weights.q_norm, d.H, q);
+        forward_heads(layer, weights.k_norm, d.K, k);
+    }
     float *dq = work_.dq, *dk = work_.dk, *dv = work_.dv;
-    attention_backward(compute_, attention_shape(), layout_.sequences, q, k, v, o, a.lse.data(), d_o, attention_, dq,
-                       dk, dv);
-    rope_backward(compute_, rope_, layout_.positions.data(), T_, d.H, d.D, dq);
-    rope_backward(compute_, rope_, layout_.positions.data(), T_, d.K, d.D, dk);
+    attention_backward(compute_, attention_shape(layer), layout_.sequences, q, k, v, o, a.lse.data(), d_o, attention_,
+                       dq, dk, dv);
+    backward_heads(layer, weights.q_norm, d.H, a.q, q, dq);
+    backward_heads(layer, weights.k_norm, d.K, a.k, k, dk);
     float *x = x_.data(), *h = work_.h, *dh = input_matters ? work_.dh : nullptr;
     a.x.load(compute_, x);
     rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
     linear_backward(layer, CPUFT_TARGET_ATTN_Q, h, T_, a, dq, false, dh);
     linear_backward(layer, CPUFT_TARGET_ATTN_K, h, T_, a, dk, true, dh);
     linear_backward(layer, CPUFT_TARGET_ATTN_V, h, T_, a, dv, true, dh);
-    if (input_matters) rmsnorm_backward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, dh, T_, d.C, dx);
+    if (input_matters)
+        rmsnorm_backward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, dh, T_, d.C, true, dx);
+}
+
+// ---- Parts of a layer that some architectures have ------------------------------------------------------------------
+
+void Transformer::forward_into_residual(int64_t layer, cpuft_target linear, const std::vector<float>& post_norm,
+                                        bool keeps, StoredRows& kept, Activations& a, float* x) {
+    if (post_norm.empty()) return linear_forward(layer, linear, input_, a, true, x);
+    const int64_t n = input_.packed.m(), C = model_.dims.C;
+    float* y = work_.h;
+    linear_forward(layer, linear, input_, a, false, y);
+    if (keeps) kept.store(compute_, activation_storage(compute_.precision).other, y, n, C);
+    if (x != nullptr) rmsnorm_add(compute_, y, post_norm.data(), model_.norm_epsilon, n, C, x);
+}
+
+const float* Transformer::backward_from_residual(const std::vector<float>& post_norm, const StoredRows& kept,
+                                                 const float* dx) {
+    if (post_norm.empty()) return dx;
+    kept.load(compute_, work_.h);
+    rmsnorm_backward(compute_, work_.h, post_norm.data(), model_.norm_epsilon, dx, kept.T(), model_.dims.C, false,
+                     work_.dh);
+    return work_.dh;
+}
+
+void Transformer::forward_heads(int64_t layer, const std::vector<float>& norm, int64_t n_heads, float* x) {
+    const int64_t D = model_.dims.D;
+    if (!norm.empty()) rmsnorm_forward(compute_, x, norm.data(), model_.norm_epsilon, T_ * n_heads, D, x);
+    const int rope = model_.layers[static_cast<size_t>(layer)].rope;
+    if (rope == kNoRope) return;
+    rope_forward(compute_, ropes_[static_cast<size_t>(rope)], layout_.positions.data(), T_, n_heads, D, x);
+}
+
+void Transformer::backward_heads(int64_t layer, const std::vector<float>& norm, int64_t n_heads,
+                                 const StoredRows& stored, float* x, float* dx) {
+    const int64_t D = model_.dims.D;
+    const int rope = model_.layers[static_cast<size_t>(layer)].rope;
+    if (rope != kNoRope)
+        rope_backward(compute_, ropes_[static_cast<size_t>(rope)], layout_.positions.data(), T_, n_heads, D, dx);
+    if (norm.empty()) return;
+    stored.load(compute_, x);
+    rmsnorm_backward(compute_, x, norm.data(), model_.norm_epsilon, dx, T_ * n_heads, D, false, dx);
 }
 
 // ---- Linear layers and where things lie --------------------------------------------------------------------------------
 
-void Transformer::linear_forward(int64_t layer, cpuft_target target, const LinearInput& input, Activations& a,
+void Transformer::linear_forward(int64_t layer, cpuft_target linear, const LinearInput& input, Activations& a,
                                  bool accumulate, float* y) {
-    const Lora* adapted = lora(layer, target);
-    float* u = adapted ? a.lora_u[target].reserve(input.packed.m() * adapted->rank) : nullptr;
-    linear_lora_forward(compute_, model_.layers[static_cast<size_t>(layer)].linears[target], adapted,
-                        dropout(layer, target), input, linear_, accumulate, u, y);
+    const Lora* adapted = lora(layer, linear);
+    float* u = adapted ? a.lora_u[linear].reserve(input.packed.m() * adapted->rank) : nullptr;
+    linear_lora_forward(compute_, model_.layers[static_cast<size_t>(layer)].linears[linear], adapted,
+                        dropout(layer, linear), input, linear_, accumulate, u, y);
 }
 
-void Transformer::linear_backward(int64_t layer, cpuft_target target, const float* x, int64_t n, Activations& a,
+void Transformer::linear_backward(int64_t layer, cpuft_target linear, const float* x, int64_t n, Activations& a,
                                   const float* dy, bool accumulate, float* dx) {
-    linear_lora_backward(compute_, model_.layers[static_cast<size_t>(layer)].linears[target], lora(layer, target),
-                         dropout(layer, target), x, n, a.lora_u[target].data(), dy, linear_, accumulate, dx);
+    linear_lora_backward(compute_, model_.layers[static_cast<size_t>(layer)].linears[linear], lora(layer, linear),
+                         dropout(layer, linear), x, n, a.lora_u[linear].data(), dy, linear_, accumulate, dx);
 }
 
-bool Transformer::any_lora(int64_t layer, std::initializer_list<cpuft_target> targets) const {
-    return std::any_of(targets.begin(), targets.end(),
-                       [&](cpuft_target target) { return lora(layer, target) != nullptr; });
+bool Transformer::any_lora(int64_t layer, std::initializer_list<cpuft_target> linears) const {
+    return std::any_of(linears.begin(), linears.end(),
+                       [&](cpuft_target linear) { return lora(layer, linear) != nullptr; });
 }
 
-Dropout Transformer::dropout(int64_t layer, cpuft_target target) const {
-    if (layout_.dropout_rows.empty() || !training_) return {};
-    const bool behind = target >= CPUFT_TARGET_ATTN_OUTPUT && drops_rows(layer);
+Dropout Transformer::dropout(int64_t layer, cpuft_target linear) const {
+    const Lora* adapted = lora(layer, linear);
+    if (layout_.dropout_rows.empty() || !training_ || adapted == nullptr) return {};
+    const bool behind = linear >= CPUFT_TARGET_ATTN_OUTPUT && drops_rows(layer);
     return {(behind ? layout_.predicting_dropout_rows : layout_.dropout_rows).data(), adapter_->dropout(),
-            mix64(static_cast<uint64_t>(layer * CPUFT_TARGET_COUNT + target))};
+            adapted->dropout_salt};
 }
 
 int64_t Transformer::rows_behind_attention(int64_t layer) const {
@@ -274,9 +337,9 @@ int64_t Transformer::rows_behind_attention(int64_t layer) const {
     return last && !layout_.targets.empty() ? static_cast<int64_t>(layout_.targets.size()) : T_;
 }
 
-AttentionShape Transformer::attention_shape() const {
-    // No architecture that is read has a window or caps its scores.
-    return {model_.dims.H, model_.dims.K, model_.dims.D, 1.0f / std::sqrt(static_cast<float>(model_.dims.D)), 0, 0.0f};
+AttentionShape Transformer::attention_shape(int64_t layer) const {
+    const Dimensions& d = model_.dims;
+    return {d.H, d.K, d.D, model_.score_scale, model_.layers[static_cast<size_t>(layer)].window, model_.score_cap};
 }
 
 }  // namespace cpuft

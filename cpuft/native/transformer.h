@@ -27,7 +27,8 @@ struct Loss {
 
 class Transformer {
   public:
-    Transformer(const Model& model, Compute& compute) : model_(model), compute_(compute), rope_(model.rope) {}
+    Transformer(const Model& model, Compute& compute)
+        : model_(model), compute_(compute), ropes_(model.ropes.begin(), model.ropes.end()) {}
 
     void set_activations(cpuft_activations policy) { policy_ = policy; }
     // Tokens that the last pass computed.
@@ -54,21 +55,32 @@ class Transformer {
     // dx: [rows behind attention, C] in: gradient of the layer's output, [T, C] out: of its input.
     void backward_layer(int64_t layer, Activations& activations, float* dx);
     void backward_attention(int64_t layer, Activations& activations, float* dx);
+    // The last linear layer of attention or MLP, input_ being its input: x += its output, or what the norm behind that
+    // makes of it. x may be null: not wanted. kept: of the output before that norm.
+    void forward_into_residual(int64_t layer, cpuft_target linear, const std::vector<float>& post_norm, bool keeps,
+                               StoredRows& kept, Activations& activations, float* x);
+    // The gradient of that linear layer's output: dx itself, or an array of work_.
+    const float* backward_from_residual(const std::vector<float>& post_norm, const StoredRows& kept, const float* dx);
+    // Queries or keys, [T, n_heads, D], as attention takes them: normed, where the layer does that, and rotated.
+    void forward_heads(int64_t layer, const std::vector<float>& norm, int64_t n_heads, float* x);
+    // dx: their gradient, in place; stored: x before the norm, and room for it.
+    void backward_heads(int64_t layer, const std::vector<float>& norm, int64_t n_heads, const StoredRows& stored,
+                        float* x, float* dx);
     // x: the residual stream behind the last layer, [n_predicting, C]; dx: [n_predicting, C] out, or null.
     Loss head(const float* x, float* dx);
     // Behind the last layer's attention only the tokens that predict a target go on: this many rows, in layout's order.
     int64_t rows_behind_attention(int64_t layer) const;
     bool drops_rows(int64_t layer) const { return rows_behind_attention(layer) < T_; }
 
-    void linear_forward(int64_t layer, cpuft_target target, const LinearInput& input, Activations& activations,
+    void linear_forward(int64_t layer, cpuft_target linear, const LinearInput& input, Activations& activations,
                         bool accumulate, float* y);
-    void linear_backward(int64_t layer, cpuft_target target, const float* x, int64_t n, Activations& activations,
+    void linear_backward(int64_t layer, cpuft_target linear, const float* x, int64_t n, Activations& activations,
                          const float* dy, bool accumulate, float* dx);
-    const Lora* lora(int64_t layer, cpuft_target target) const {
-        return adapter_ ? adapter_->lora(layer, target) : nullptr;
+    const Lora* lora(int64_t layer, cpuft_target linear) const {
+        return adapter_ ? adapter_->lora(layer, linear) : nullptr;
     }
-    bool any_lora(int64_t layer, std::initializer_list<cpuft_target> targets) const;
-    Dropout dropout(int64_t layer, cpuft_target target) const;
+    bool any_lora(int64_t layer, std::initializer_list<cpuft_target> linears) const;
+    Dropout dropout(int64_t layer, cpuft_target linear) const;
     // Whether a backward pass goes through the layer, and whether that takes what the forward pass has kept.
     bool trained(int64_t layer) const { return training_ && layer >= adapter_->first_layer(); }
     bool kept(int64_t layer) const { return trained(layer) && policy_ == CPUFT_ACTIVATIONS_KEEP; }
@@ -76,11 +88,11 @@ class Transformer {
     Activations& activations(int64_t layer) {
         return activations_[static_cast<size_t>(kept(layer) ? layer : model_.dims.n_layer)];
     }
-    AttentionShape attention_shape() const;
+    AttentionShape attention_shape(int64_t layer) const;
 
     const Model& model_;
     Compute& compute_;
-    RopeTable rope_;
+    std::vector<RopeTable> ropes_;
     cpuft_activations policy_ = CPUFT_ACTIVATIONS_KEEP;
 
     // The pass at hand.

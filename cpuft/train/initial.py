@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cpuft.config import Config, LoraConfig, TrainJob, keys_of
+from cpuft.config import Config, LoraConfig, TrainJob, keys_of, with_fused
 from cpuft.errors import AdapterError, ConfigError
 from cpuft.models.adapter import Adapter, some
 from cpuft.models.adapter_files import open_adapter
@@ -100,6 +100,8 @@ def _refuse_contradictions(config: Config, own: dict[str, tuple[str, Any]], base
     for key, (field, value) in own.items():
         given = getattr(config.lora, field)
         same = np.float32(given) == np.float32(value) if field == "alpha" else given == value
+        if field == "target_modules":
+            same = with_fused(given) == with_fused(value)
         if field == "layers":
             same = (given or n_layer) == (value or n_layer)
         if key in config.given and not same:

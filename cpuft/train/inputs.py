@@ -94,7 +94,7 @@ def _attach_adapter(
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
-        targets=lora.targets,
+        targets=lora.targets_in(engine.facts["targets"]),
         first_layer=first_adapted_layer(config, engine),
         seed=config.training.seed,
         moments="8bit" if config.training.optim == "adamw_8bit" else "f32",

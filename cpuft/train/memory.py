@@ -25,12 +25,13 @@ def activation_bytes(config: Config, facts: Mapping[str, Any], n_tokens: int) ->
     """What the adapted layers of a pass keep for the backward pass under "keep", in bytes.
 
     A token leaves in each layer what native/activations.h lists: the residual before it, q, k, v, the attention's
-    output, the residual after that, and the MLP's gate and up, in bfloat16 unless the precision is f32, gate and up in
-    bytes where it is int8; and in float32 a sum for each head, and `rank` values for each adapted linear layer.
+    output, the residual after that, the MLP's gate and up, and what norms behind attention and MLP read, in bfloat16
+    unless the precision is f32, gate and up in bytes where it is int8; and in float32 a sum for each head, and `rank`
+    values for each adapted linear layer.
     """
     embd, ff, head, head_kv = (int(facts[name]) for name in ("n_embd", "n_ff", "n_head", "n_head_kv"))
     n_layer = min(int(facts["n_layer"]), config.lora.layers or int(facts["n_layer"]))
-    rows = 2 * embd + 2 * (head + head_kv) * int(facts["head_size"])
+    rows = (4 if facts["post_norms"] else 2) * embd + 2 * (head + head_kv) * int(facts["head_size"])
     sums = head + config.lora.rank * len(config.lora.targets)
     rows_bytes = rows * (4 if facts["precision"] == "f32" else 2)
     return n_tokens * n_layer * (rows_bytes + 2 * _mlp_bytes(ff, facts["precision"]) + 4 * sums)

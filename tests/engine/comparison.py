@@ -49,6 +49,14 @@ def open_case(
     return engine
 
 
+def depth(case: Case) -> float:
+    """What limits are multiplied with, chosen for models of up to 3 layers: rounding errors add up over the layers.
+
+    At most 5, for which the limits of float32 are still within what is required of it.
+    """
+    return min(max(1.0, case.model.n_layer / 3), 5.0)
+
+
 def set_adapter(engine: Engine, tensors: Mapping[str, FloatArray]) -> None:
     """Writes every tensor of the engine's adapter; KeyError for one that `tensors` lacks."""
     for tensor in engine.adapter_tensors:

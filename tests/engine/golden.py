@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .random_model import FloatArray, ModelSpec, RopeScaling, adapter, digest, weights
+from .random_model import FloatArray, LinearScaling, LongRope, ModelSpec, RopeScaling, adapter, digest, weights
 
 FOLDER = Path(__file__).resolve().parent.parent / "golden"
 
@@ -120,6 +120,125 @@ CASES = {
         6,
         16.0,
         (31, 77),
+    ),
+    # Qwen3 up to 4B: heads that are normed, and wider together than the model.
+    "qwen3": Case(
+        ModelSpec("qwen3", n_embd=84, n_ff=122, n_head_kv=3, head_size=26, tied=True, rope_base=1e6, seed=16),
+        6,
+        16.0,
+        (58, 21, 83),
+    ),
+    # Five layers, the fourth of which turns nothing.
+    "smollm3": Case(
+        ModelSpec("smollm3", n_layer=5, n_embd=72, n_ff=94, n_head=4, head_size=18, tied=True, rope_base=2e6, seed=17),
+        5,
+        16.0,
+        (66, 37),
+    ),
+    # Phi-3 mini 4k: as many heads of keys as of queries, and a window that llama.cpp reads and does not use.
+    "phi3": Case(
+        ModelSpec("phi3", n_embd=88, n_ff=130, n_head=4, n_head_kv=4, head_size=22, window=19, seed=18),
+        6,
+        16.0,
+        (45, 71, 12),
+    ),
+    # Phi-3 medium 128k and Phi-3.5: every sequence, and llama.cpp's context, within the original context ...
+    "phi3-short": Case(
+        ModelSpec("phi3", n_embd=96, n_ff=110, head_size=16, rope_scaling=LongRope(256), n_context=4096, seed=19),
+        4,
+        16.0,
+        (39, 80),
+    ),
+    # ... and every one beyond it.
+    "phi3-long": Case(
+        ModelSpec("phi3", n_embd=90, n_ff=118, n_head=5, n_head_kv=1, head_size=18, rope_scaling=LongRope(16), seed=20),
+        4,
+        16.0,
+        (77, 34, 52),
+    ),
+    # Gemma 2, with caps far below what the scores and logits reach.
+    "gemma2": Case(
+        ModelSpec(
+            "gemma2",
+            n_layer=3,
+            n_embd=84,
+            n_ff=130,
+            head_size=18,
+            tied=True,
+            rms_epsilon=1e-6,
+            window=13,
+            score_cap=1.5,
+            logit_cap=4.0,
+            seed=21,
+        ),
+        6,
+        16.0,
+        (47, 13, 90),
+        optimizer=OptimizerSpec(learning_rate=8e-3),  # a capped loss falls more slowly
+    ),
+    # The 27B model's number of layers, from which llama.cpp infers how it scales its scores.
+    "gemma2-27b": Case(
+        ModelSpec(
+            "gemma2",
+            n_layer=46,
+            n_embd=32,
+            n_ff=24,
+            n_head=2,
+            n_head_kv=1,
+            head_size=8,
+            tied=True,
+            rms_epsilon=1e-6,
+            window=9,
+            score_cap=2.0,
+            logit_cap=5.0,
+            seed=22,
+        ),
+        1,
+        16.0,
+        (30, 22),
+        optimizer=OptimizerSpec(learning_rate=5e-4),  # so deep a model makes much of a rounding error
+        n_steps=24,
+    ),
+    # Gemma 3 1B: five layers with a window and one rotary base, then one without a window and another base.
+    "gemma3": Case(
+        ModelSpec(
+            "gemma3",
+            n_layer=7,
+            n_embd=60,
+            n_ff=82,
+            n_head=4,
+            n_head_kv=1,
+            head_size=20,
+            tied=True,
+            rope_base=1e6,
+            rms_epsilon=1e-6,
+            window=11,
+            seed=23,
+        ),
+        4,
+        16.0,
+        (64, 25),
+    ),
+    # Gemma 3 4B and more: positions of the layers without a window are scaled; here the file tells the other base.
+    "gemma3-scaled": Case(
+        ModelSpec(
+            "gemma3",
+            n_layer=6,
+            n_embd=72,
+            n_ff=68,
+            n_head=6,
+            head_size=14,
+            tied=True,
+            rope_base=1e6,
+            rope_scaling=LinearScaling(),
+            rms_epsilon=1e-6,
+            window=16,
+            window_rope_base=2e4,
+            seed=24,
+        ),
+        3,
+        16.0,
+        (51, 40, 16),
     ),
 }
 

@@ -12,12 +12,12 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from .architectures import ARCHITECTURES, Architecture
+
 FloatArray = npt.NDArray[np.float32]
 
-# llama.cpp's names of the seven linear layers, in the order of the C ABI.
+# llama.cpp's names of the seven linear layers, in the order of the C ABI; ModelSpec.linears has those of fused ones.
 LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-# The layers whose outputs the rotary embedding turns; the llama architecture stores their rows interleaved.
-ROTARY = ("attn_q", "attn_k")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,24 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class LinearScaling:
+    """Positions divided by a factor, as in the larger Gemma 3 models; their layers with a window have none."""
+
+    factor: float = 8.0
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """Phi-3's: one factor for each rotary frequency, of two sets, one for sequences beyond the original context."""
+
+    original_context: int
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model's shape. Two specs that are equal give equal files."""
 
-    architecture: str  # "llama" or "qwen2"
+    architecture: str  # a key of ARCHITECTURES
     n_layer: int = 2
     n_embd: int = 96
     n_ff: int = 152
@@ -44,19 +58,36 @@ class ModelSpec:
     tied: bool = False
     biases: bool = False  # on attn_q, attn_k and attn_v
     rope_base: float = 10000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: RopeScaling | LinearScaling | LongRope | None = None
     rms_epsilon: float = 1e-5
     n_context: int = 1024
     seed: int = 0
+    window: int = 0  # tokens that a query of a layer with a window sees, itself among them; 0: the file has none
+    window_rope_base: float = 0.0  # of the layers with a window; 0: the file leaves it to the reader
+    score_cap: float = 0.0  # attention scores become cap * tanh(score / cap); 0: they stay
+    logit_cap: float = 0.0
+
+    @property
+    def facts(self) -> Architecture:
+        """Those of the architecture."""
+        return ARCHITECTURES[self.architecture]
 
     @property
     def n_vocab(self) -> int:
         """How many tokens the architecture's vocabulary has."""
         return len(vocabulary(self.architecture)[0])
 
-    def linear_shape(self, linear: str) -> tuple[int, int]:
-        """(outputs, inputs) of one of LINEARS."""
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of each linear layer of a block, in the order of the C ABI."""
         n_q, n_kv = self.n_head * self.head_size, self.n_head_kv * self.head_size
+        if self.facts.fused:
+            return {
+                "attn_qkv": (n_q + 2 * n_kv, self.n_embd),
+                "attn_output": (self.n_embd, n_q),
+                "ffn_up": (2 * self.n_ff, self.n_embd),
+                "ffn_down": (self.n_embd, self.n_ff),
+            }
         return {
             "attn_q": (n_q, self.n_embd),
             "attn_k": (n_kv, self.n_embd),
@@ -65,7 +96,17 @@ class ModelSpec:
             "ffn_gate": (self.n_ff, self.n_embd),
             "ffn_up": (self.n_ff, self.n_embd),
             "ffn_down": (self.n_embd, self.n_ff),
-        }[linear]
+        }
+
+    @property
+    def norms(self) -> dict[str, int]:
+        """The size of each norm of a block."""
+        sizes = {"attn_norm": self.n_embd, "ffn_norm": self.n_embd}
+        if self.facts.head_norms:
+            sizes |= {"attn_q_norm": self.head_size, "attn_k_norm": self.head_size}
+        if self.facts.post_norms:
+            sizes |= {"post_attention_norm": self.n_embd, "post_ffw_norm": self.n_embd}
+        return sizes
 
 
 def draw(seed: int, name: str, shape: tuple[int, ...], deviation: float) -> FloatArray:
@@ -79,36 +120,46 @@ def draw(seed: int, name: str, shape: tuple[int, ...], deviation: float) -> Floa
 def weights(spec: ModelSpec) -> Iterator[tuple[str, FloatArray]]:
     """(name, values) of every tensor, in llama.cpp's names and layout. Norms are around 1, so that they matter."""
 
-    def norm(name: str) -> tuple[str, FloatArray]:
-        return name, (1.0 + draw(spec.seed, name, (spec.n_embd,), 0.2)).astype(np.float32)
+    def norm(name: str, size: int) -> tuple[str, FloatArray]:
+        return name, (1.0 + draw(spec.seed, name, (size,), 0.2)).astype(np.float32)
 
     shape = (spec.n_vocab, spec.n_embd)
     head_deviation = 2.0 / spec.n_embd**0.5  # logits of about +-2: neither flat nor saturated
     yield "token_embd.weight", draw(spec.seed, "token_embd.weight", shape, head_deviation if spec.tied else 0.7)
     for layer in range(spec.n_layer):
         block = f"blk.{layer}."
-        yield norm(block + "attn_norm.weight")
-        yield norm(block + "ffn_norm.weight")
-        for linear in LINEARS:
-            rows, cols = spec.linear_shape(linear)
+        for name, size in spec.norms.items():
+            yield norm(f"{block}{name}.weight", size)
+        for linear, (rows, cols) in spec.linears.items():
             yield f"{block}{linear}.weight", draw(spec.seed, block + linear, (rows, cols), 1.2 / cols**0.5)
             if spec.biases and linear in ("attn_q", "attn_k", "attn_v"):
                 yield f"{block}{linear}.bias", draw(spec.seed, f"{block}{linear}.bias", (rows,), 0.5)
-    yield norm("output_norm.weight")
+    yield norm("output_norm.weight", spec.n_embd)
     if not spec.tied:
         yield "output.weight", draw(spec.seed, "output.weight", shape, head_deviation)
-    if spec.rope_scaling is not None:
-        yield "rope_freqs.weight", rope_factors(spec)
+    yield from rope_factors(spec).items()
 
 
-def rope_factors(spec: ModelSpec) -> FloatArray:
-    """What each rotary frequency is divided by under RopeScaling: [head_size / 2].
+def rope_factors(spec: ModelSpec) -> dict[str, FloatArray]:
+    """What each rotary frequency is divided by, as tensors [head_size / 2]; none where no tensor tells."""
+    if isinstance(spec.rope_scaling, RopeScaling):
+        return {"rope_freqs.weight": _llama3_factors(spec, spec.rope_scaling)}
+    if isinstance(spec.rope_scaling, LongRope):
+        names, shape = ("rope_factors_long.weight", "rope_factors_short.weight"), (spec.head_size // 2,)
+        means, deviations = (4.0, 1.3), (1.5, 0.15)  # all above 1, the long ones far above
+        return {
+            name: (mean + draw(spec.seed, name, shape, deviation)).astype(np.float32)
+            for name, mean, deviation in zip(names, means, deviations, strict=True)
+        }
+    return {}
+
+
+def _llama3_factors(spec: ModelSpec, scaling: RopeScaling) -> FloatArray:
+    """Llama 3.1's: [head_size / 2].
 
     Short waves stay, those longer than the original context are stretched by `factor`, and between the two the inverse
     is interpolated in 1 / wavelength (Llama 3.1's model card and reference code).
     """
-    scaling = spec.rope_scaling
-    assert scaling is not None
     exponents = np.arange(0, spec.head_size, 2, dtype=np.float64) / spec.head_size
     wavelength = 2.0 * np.pi * spec.rope_base**exponents
     blend = scaling.original_context / wavelength - scaling.low_freq_factor
@@ -120,8 +171,7 @@ def adapter(spec: ModelSpec, rank: int, seed: int) -> dict[str, FloatArray]:
     """Random non-zero A and B for every linear layer: "blk.0.attn_q.weight.lora_a" -> (rank, inputs)."""
     tensors = {}
     for layer in range(spec.n_layer):
-        for linear in LINEARS:
-            rows, cols = spec.linear_shape(linear)
+        for linear, (rows, cols) in spec.linears.items():
             name = f"blk.{layer}.{linear}.weight"
             tensors[name + ".lora_a"] = draw(seed, name + ".lora_a", (rank, cols), cols**-0.5)
             tensors[name + ".lora_b"] = draw(seed, name + ".lora_b", (rows, rank), 0.05)
@@ -161,6 +211,10 @@ def write_model(
     writer.add_rope_freq_base(spec.rope_base)
     writer.add_layer_norm_rms_eps(spec.rms_epsilon)
     writer.add_vocab_size(spec.n_vocab)
+    _add_rope_scaling(writer, spec)
+    _add_windows_and_caps(writer, spec)
+    for key in spec.facts.unwritten:
+        writer.kv_data[0].pop(f"{spec.architecture}.{key}")
     _add_tokenizer(writer, spec.architecture)
     for name, values in (dict(weights(spec)) if tensors is None else tensors).items():
         writer.add_tensor(name, values)
@@ -175,21 +229,75 @@ def write_model(
     return path
 
 
+def _add_rope_scaling(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
+    """What the converters write; nothing for RopeScaling, which its tensor tells."""
+    if isinstance(spec.rope_scaling, LinearScaling):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(spec.rope_scaling.factor)
+    elif isinstance(spec.rope_scaling, LongRope):
+        original = spec.rope_scaling.original_context
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors((1.0 + np.log(spec.n_context / original) / np.log(original)) ** 0.5)
+
+
+def _add_windows_and_caps(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
+    if spec.window:
+        writer.add_sliding_window(spec.window)
+    if spec.window_rope_base:
+        writer.add_rope_freq_base_swa(spec.window_rope_base)
+    if spec.score_cap:
+        writer.add_attn_logit_softcapping(spec.score_cap)
+    if spec.logit_cap:
+        writer.add_final_logit_softcapping(spec.logit_cap)
+
+
 # ---- Tokenizers ---------------------------------------------------------------------------------------------------
 # Real ones, of the kind that each architecture's models have, so that llama.cpp loads the files. Their sizes, 303 and
 # 301, are no multiples of any block or register.
 
-SPECIAL = {"llama": ("<unk>", "<s>", "</s>"), "qwen2": ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """SentencePiece with byte fallback, its special tokens in front, or byte-level BPE, with them behind."""
+
+    model: str  # tokenizer.ggml.model
+    pre: str  # tokenizer.ggml.pre
+    special: tuple[str, ...]
+    bos: int | None
+    eos: int
+    unknown: int | None = None
+    pad: int | None = None
+    add_space_prefix: bool | None = None  # None: the file does not say
+
+
+TOKENIZERS = {
+    "sentencepiece": Tokenizer("llama", "default", ("<unk>", "<s>", "</s>"), bos=1, eos=2, unknown=0),
+    "gemma": Tokenizer(
+        "llama",
+        "default",
+        ("<pad>", "<eos>", "<bos>", "<unk>"),
+        bos=2,
+        eos=1,
+        unknown=3,
+        pad=0,
+        add_space_prefix=False,
+    ),
+    "bpe": Tokenizer("gpt2", "qwen2", ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), bos=None, eos=300, pad=298),
+}
 LETTERS = tuple("▁etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPV")[:44]
 
 
 def vocabulary(architecture: str) -> tuple[list[str], list[int], list[str]]:
-    """(tokens, token types, merges): SentencePiece with byte fallback for llama, byte-level BPE for qwen2."""
+    """(tokens, token types, merges) of an architecture's vocabulary."""
     normal, unknown, control, byte = 1, 2, 3, 6
-    special = list(SPECIAL[architecture])
-    if architecture == "llama":
-        tokens = [*special, *(f"<0x{value:02X}>" for value in range(256)), *LETTERS]
-        return tokens, [unknown, control, control, *[byte] * 256, *[normal] * len(LETTERS)], []
+    tokenizer = TOKENIZERS[ARCHITECTURES[architecture].tokenizer]
+    special = list(tokenizer.special)
+    if tokenizer.model == "llama":
+        letters = LETTERS[: 303 - 256 - len(special)]
+        tokens = [*special, *(f"<0x{value:02X}>" for value in range(256)), *letters]
+        types = [control] * len(special) + [byte] * 256 + [normal] * len(letters)
+        types[special.index("<unk>")] = unknown
+        return tokens, types, []
     bytes_as_text = _byte_level_alphabet()
     merges = [f"{a} {b}" for a in "eta" for b in "oinshrdlucmfw"] + ["Ġ t", "Ġ a", "to n"]
     tokens = [*bytes_as_text, *(merge.replace(" ", "") for merge in merges), *special]
@@ -205,20 +313,22 @@ def _byte_level_alphabet() -> list[str]:
 
 def _add_tokenizer(writer: gguf.GGUFWriter, architecture: str) -> None:
     tokens, types, merges = vocabulary(architecture)
-    if architecture == "llama":
-        writer.add_tokenizer_model("llama")
-        writer.add_tokenizer_pre("default")
-        writer.add_token_scores([0.0] * len(tokens))
-        writer.add_bos_token_id(1)
-        writer.add_eos_token_id(2)
-        writer.add_unk_token_id(0)
-        writer.add_add_bos_token(True)
-    else:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("qwen2")
+    tokenizer = TOKENIZERS[ARCHITECTURES[architecture].tokenizer]
+    writer.add_tokenizer_model(tokenizer.model)
+    writer.add_tokenizer_pre(tokenizer.pre)
+    if merges:
         writer.add_token_merges(merges)
-        writer.add_eos_token_id(len(tokens) - 1)
-        writer.add_pad_token_id(len(tokens) - 3)
-        writer.add_add_bos_token(False)
+    else:
+        writer.add_token_scores([0.0] * len(tokens))
+    if tokenizer.bos is not None:
+        writer.add_bos_token_id(tokenizer.bos)
+    writer.add_eos_token_id(tokenizer.eos)
+    if tokenizer.unknown is not None:
+        writer.add_unk_token_id(tokenizer.unknown)
+    if tokenizer.pad is not None:
+        writer.add_pad_token_id(tokenizer.pad)
+    if tokenizer.add_space_prefix is not None:
+        writer.add_add_space_prefix(tokenizer.add_space_prefix)
+    writer.add_add_bos_token(tokenizer.bos is not None)
     writer.add_token_list(tokens)
     writer.add_token_types(types)

@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 
 from .comparison import ISAS, batch, open_case, step
-from .golden import CASES
+from .golden import CASES, Case
 from .random_model import ModelSpec
 
 ModelOf = Callable[[ModelSpec], Path]
 
 
 def three_steps(
-    path: Path, threads: int, isa: str, precision: str = "f32", moments: Literal["f32", "8bit"] = "f32"
+    path: Path,
+    threads: int,
+    isa: str,
+    precision: str = "f32",
+    moments: Literal["f32", "8bit"] = "f32",
+    case: Case = CASES["llama-mistral"],
 ) -> bytes:
     """Losses, norms, parameters and moments after three steps with dropout."""
-    case = CASES["llama-mistral"]
     seen = []
     with open_case(path, case, threads=threads, isa=isa, precision=precision, dropout=0.1, moments=moments) as engine:
         for number in (1, 2, 3):
@@ -38,6 +42,14 @@ def test_threads_do_not_change_a_bit(isa: str, model_of: ModelOf) -> None:
     assert three_steps(path, 1, isa) == one
     for threads in (2, 3, 7):
         assert three_steps(path, threads, isa) == one, threads
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "phi3-long"])
+def test_threads_do_not_change_a_bit_of_other_architectures(name: str, model_of: ModelOf) -> None:
+    case = CASES[name]
+    path = model_of(case.model)
+    one = three_steps(path, 1, ISAS[-1], case=case)
+    assert three_steps(path, 3, ISAS[-1], case=case) == one
 
 
 def test_threads_do_not_change_a_bit_of_8bit_moments(model_of: ModelOf) -> None:

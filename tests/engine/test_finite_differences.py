@@ -57,16 +57,17 @@ def check_directions(engine: Engine, examples: Sequence[Example], keys: Sequence
 
 
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
-def test_whole_model(case_name: str, activations: Policy, model_of: ModelOf) -> None:
-    case = CASES[case_name]
+def test_whole_model(shallow_case_name: str, activations: Policy, model_of: ModelOf) -> None:
+    case = CASES[shallow_case_name]
     with open_case(model_of(case.model), case) as engine:
         engine.set_activations(activations)
         check_directions(engine, case.examples())
 
 
+@pytest.mark.parametrize("name", ["qwen2", "phi3"])  # parts of a fused tensor share their masks
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
-def test_with_dropout(activations: Policy, model_of: ModelOf) -> None:
-    case = CASES["qwen2"]
+def test_with_dropout(activations: Policy, name: str, model_of: ModelOf) -> None:
+    case = CASES[name]
     examples = case.examples()
     with open_case(model_of(case.model), case, dropout=0.3) as engine:
         engine.set_activations(activations)

@@ -31,11 +31,11 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("_", range(4))
-def test_peft_gives_the_engines_loss(_: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_peft_gives_the_engines_loss(architecture: str, tmp_path: Path) -> None:
     from .torch_oracle import peft_loss
 
-    case = draw_case(secrets.randbits(31))
+    case = draw_case(architecture, secrets.randbits(31))
     model, examples = write_model(tmp_path / "model.gguf", case.model), case.examples()
     write_adapter(tmp_path / "a.gguf", case.adapter(), alpha=case.alpha, architecture=case.model.architecture)
     convert(tmp_path / "a.gguf", tmp_path / "peft", "peft", model=model)
@@ -71,7 +71,7 @@ def test_peft_gives_the_engines_loss(_: int, tmp_path: Path) -> None:
 def test_the_engine_gives_pefts_loss(settings: dict[str, Any], tmp_path: Path) -> None:
     from .torch_oracle import new_peft_folder, peft_loss
 
-    case = draw_case(secrets.randbits(31))
+    case = draw_case("llama", secrets.randbits(31))
     model, examples = write_model(tmp_path / "model.gguf", case.model), case.examples()
     new_peft_folder(case.model, tmp_path / "peft", **settings)
     convert(tmp_path / "peft", tmp_path / "a.gguf", "gguf", model=model)

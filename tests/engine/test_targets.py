@@ -7,8 +7,11 @@ from typing import Literal
 
 import pytest
 
+from cpuft.engine import Engine
+from cpuft.errors import ModelError
+
 from .comparison import batch, distance, gradients, open_case, set_adapter
-from .golden import CASES
+from .golden import CASES, Case
 from .random_model import LINEARS, ModelSpec, adapter
 
 ModelOf = Callable[[ModelSpec], Path]
@@ -26,13 +29,17 @@ SUBSETS = [
 @pytest.mark.parametrize("first_layer", [0, 1, 2])
 @pytest.mark.parametrize("targets", SUBSETS, ids="+".join)
 def test_subset(targets: Sequence[str], first_layer: int, activations: Policy, model_of: ModelOf) -> None:
+    check_subset(CASES["llama-mistral"], targets, first_layer, activations, model_of)
+
+
+def check_subset(case: Case, targets: Sequence[str], first_layer: int, activations: Policy, model_of: ModelOf) -> None:
     """The absent pairs are pairs whose B is zero: then they change nothing, and the others' gradients are the same."""
-    case = CASES["llama-mistral"]
+    fused = {"ffn_up": "ffn_gate_up"} if case.model.architecture == "phi3" else {}
     tensors = adapter(case.model, case.rank, case.seed)
 
     def present(name: str) -> bool:
         _, layer, linear, *_ = name.split(".")
-        return int(layer) >= first_layer and linear in targets
+        return int(layer) >= first_layer and (linear in targets or fused.get(linear) in targets)
 
     with open_case(model_of(case.model), case) as engine:
         set_adapter(engine, {name: v if present(name) or name.endswith("_a") else 0 * v for name, v in tensors.items()})
@@ -47,6 +54,26 @@ def test_subset(targets: Sequence[str], first_layer: int, activations: Policy, m
     assert loss == pytest.approx(whole_loss, rel=1e-6)
     for name, gradient in part.items():
         assert distance(gradient, whole[name]) < 2e-5, name
+
+
+FUSED_SUBSETS = [("attn_qkv",), ("ffn_gate_up",), ("ffn_down", "attn_qkv"), ("attn_output", "ffn_gate_up")]
+
+
+@pytest.mark.parametrize("activations", ["keep", "recompute"])
+@pytest.mark.parametrize("first_layer", [0, 1])
+@pytest.mark.parametrize("targets", FUSED_SUBSETS, ids="+".join)
+def test_subset_of_fused_tensors(
+    targets: Sequence[str], first_layer: int, activations: Policy, model_of: ModelOf
+) -> None:
+    case = CASES["phi3"]
+    check_subset(case, targets, first_layer, activations, model_of)
+
+
+def test_absent_targets_are_refused(model_of: ModelOf) -> None:
+    for name, absent, present in (("phi3", "attn_q", "attn_qkv"), ("qwen2", "ffn_gate_up", "ffn_gate")):
+        message = f"no linear layers {absent} .*it has .*{present}"
+        with Engine(model_of(CASES[name].model)) as engine, pytest.raises(ModelError, match=message):
+            engine.adapter_init(rank=2, alpha=4.0, targets=["attn_output", absent])
 
 
 def test_tensors_tile_the_flat_views(model_of: ModelOf) -> None:

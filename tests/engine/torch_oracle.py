@@ -10,11 +10,36 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
 from .golden import Case, Example, Expectation
-from .random_model import LINEARS, ROTARY, FloatArray, ModelSpec, weights
+from .random_model import FloatArray, LinearScaling, LongRope, ModelSpec, RopeScaling, rope_factors, weights
 
+NETWORKS: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+}
 MODULES = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -24,8 +49,18 @@ MODULES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
     "attn_norm": "input_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
 }
+# What is called or built otherwise where ModelSpec.facts say so.
+FUSED_MODULES = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+POST_NORM_MODULES = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+GEMMA3_WINDOW_ROPE_BASE = 10000.0  # llama.cpp's where the file does not say
 GLOBALS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -38,7 +73,7 @@ def expect(case: Case) -> Expectation:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # the sums' order, and so the fixtures, must not depend on the machine
     model = _adapted_model(case)
-    trained = {name: model.get_parameter(_lora_path(name)) for name in case.adapter()}
+    trained = {name: model.get_parameter(_lora_path(case.model, name)) for name in case.adapter()}
     losses = torch.stack([_loss_sum(model, example) for example in case.examples()])
     losses.sum().backward()
     gradients = {name: _to_gguf(case.model, name, value.grad) for name, value in trained.items()}
@@ -95,31 +130,22 @@ def _loss_sum(model: Any, example: Example) -> torch.Tensor:
 
 def _adapted_model(case: Case) -> Any:
     base = _base_model(case.model)
-    targets = [MODULES[linear].rpartition(".")[2] for linear in LINEARS]
+    modules = _modules(case.model)
+    targets = [modules[linear].rpartition(".")[2] for linear in case.model.linears]
     config = LoraConfig(r=case.rank, lora_alpha=case.alpha, target_modules=targets, lora_dropout=0.0)
     model = get_peft_model(base, config)
     with torch.no_grad():
         for name, values in case.adapter().items():
-            model.get_parameter(_lora_path(name)).copy_(torch.from_numpy(_from_gguf(case.model, name, values)))
+            model.get_parameter(_lora_path(case.model, name)).copy_(
+                torch.from_numpy(_from_gguf(case.model, name, values))
+            )
     model.train()
     return model
 
 
 def _base_model(spec: ModelSpec) -> PreTrainedModel:
     """The model with spec's weights; every parameter is set, which the strict load checks."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": spec.rope_base}
-    if spec.rope_scaling is not None:
-        scaling = spec.rope_scaling
-        rope |= {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_context,
-        }
-    kind, network = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
-        spec.architecture
-    ]
+    kind, network = NETWORKS[spec.architecture]
     config = kind(
         vocab_size=spec.n_vocab,
         hidden_size=spec.n_embd,
@@ -131,47 +157,104 @@ def _base_model(spec: ModelSpec) -> PreTrainedModel:
         tie_word_embeddings=spec.tied,
         rms_norm_eps=spec.rms_epsilon,
         max_position_embeddings=spec.n_context,
-        rope_parameters=rope,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        rope_parameters=_rope(spec),
         attn_implementation="eager",
+        **_family_entries(spec),
     )
     model = network(config).float()
     state = {}
     for name, values in weights(spec):
-        if name != "rope_freqs.weight":  # transformers derives them from the configuration
-            state[_base_path(name)] = torch.from_numpy(_from_gguf(spec, name, values))
+        if not name.startswith("rope_"):  # transformers derives them from the configuration
+            state[_base_path(spec, name)] = torch.from_numpy(_from_gguf(spec, name, values))
     if spec.tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, strict=True)
     return model
 
 
-def _base_path(name: str) -> str:
+def _rope(spec: ModelSpec) -> dict[str, Any]:
+    """The configuration's rope_parameters; of each kind of layer where the kinds differ."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": spec.rope_base}
+    match spec.rope_scaling:
+        case RopeScaling() as scaling:
+            rope |= {
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low_freq_factor,
+                "high_freq_factor": scaling.high_freq_factor,
+                "original_max_position_embeddings": scaling.original_context,
+            }
+        case LinearScaling() as scaling:
+            rope |= {"rope_type": "linear", "factor": scaling.factor}
+        case LongRope():
+            factors = rope_factors(spec)
+            rope |= {
+                "rope_type": "longrope",
+                "long_factor": factors["rope_factors_long.weight"].tolist(),
+                "short_factor": factors["rope_factors_short.weight"].tolist(),
+            }
+    if spec.architecture != "gemma3":
+        return rope
+    window = {"rope_type": "default", "rope_theta": spec.window_rope_base or GEMMA3_WINDOW_ROPE_BASE}
+    return {"full_attention": rope, "sliding_attention": window}
+
+
+def _family_entries(spec: ModelSpec) -> dict[str, Any]:
+    """The entries that only Phi-3 or Gemma has.
+
+    Phi-3 gets no window, as in llama.cpp. Which of Gemma's layers have the window is left to transformers' own rule.
+    """
+    if isinstance(spec.rope_scaling, LongRope):
+        return {"original_max_position_embeddings": spec.rope_scaling.original_context}
+    if not spec.facts.window_period:
+        return {}
+    wide = spec.n_layer == spec.facts.wide_scale_layers
+    return {
+        "sliding_window": spec.window,
+        "query_pre_attn_scalar": spec.n_embd // spec.n_head if wide else spec.head_size,
+        "attn_logit_softcapping": spec.score_cap or None,
+        "final_logit_softcapping": spec.logit_cap or None,
+    }
+
+
+def _modules(spec: ModelSpec) -> dict[str, str]:
+    """llama.cpp's name of a block's layer -> transformers'."""
+    fused = FUSED_MODULES if spec.facts.fused else {}
+    return MODULES | fused | (POST_NORM_MODULES if spec.facts.post_norms else {})
+
+
+def _base_path(spec: ModelSpec, name: str) -> str:
     if name in GLOBALS:
         return GLOBALS[name]
     _, layer, module, kind = name.split(".")
-    return f"model.layers.{layer}.{MODULES[module]}.{kind}"
+    return f"model.layers.{layer}.{_modules(spec)[module]}.{kind}"
 
 
-def _lora_path(name: str) -> str:
+def _lora_path(spec: ModelSpec, name: str) -> str:
     """ "blk.0.attn_q.weight.lora_a" -> PEFT's parameter."""
     weight, _, part = name.rpartition(".")
-    path = _base_path(weight).removesuffix(".weight")
+    path = _base_path(spec, weight).removesuffix(".weight")
     return f"base_model.model.{path}.lora_{part[-1].upper()}.default.weight"
 
 
 def _interleaved(spec: ModelSpec, name: str) -> int:
     """In how many heads a tensor's rows stand interleaved in the GGUF: 0 where they do not.
 
-    The llama architecture's GGUF has rotary pairs side by side (0, h/2, 1, h/2 + 1, ...) where transformers keeps
-    the two halves apart. Rows of B follow the rows of their weight; A has no rows of that kind.
+    There the GGUF has rotary pairs side by side (0, h/2, 1, h/2 + 1, ...) where transformers keeps the two halves
+    apart. Rows of B follow the rows of their weight; A has no rows of that kind.
     """
     module = name.split(".")[2] if name.startswith("blk.") else ""
-    if spec.architecture != "llama" or module not in ROTARY or name.endswith(".lora_a"):
+    if not spec.facts.interleaved or name.endswith(".lora_a"):
         return 0
-    return spec.n_head if module == "attn_q" else spec.n_head_kv
+    return {"attn_q": spec.n_head, "attn_k": spec.n_head_kv}.get(module, 0)
 
 
 def _from_gguf(spec: ModelSpec, name: str, values: FloatArray) -> FloatArray:
+    if spec.facts.shifted_norms and name.endswith("norm.weight"):
+        return values - np.float32(1.0)  # exact, as is adding 1 again: they lie between 0.5 and 2
     heads = _interleaved(spec, name)
     if heads == 0:
         return values

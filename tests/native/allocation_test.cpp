@@ -67,6 +67,7 @@ struct Examples {
 };
 
 constexpr int64_t kMostSteps = 20;
+constexpr uint32_t kAllLinears = (1u << cpuft::kLinearCount) - 1;
 
 TEST(later_steps_allocate_nothing) {
     const Examples examples;
@@ -80,7 +81,7 @@ TEST(later_steps_allocate_nothing) {
         for (const auto policy : {CPUFT_ACTIVATIONS_KEEP, CPUFT_ACTIVATIONS_RECOMPUTE}) {
             for (const auto moments : {CPUFT_MOMENTS_F32, CPUFT_MOMENTS_8BIT}) {
                 const float dropout = moments == CPUFT_MOMENTS_F32 ? 0.0f : 0.1f;
-                cpuft::Adapter adapter(model, 4, 8.0f, dropout, (1u << CPUFT_TARGET_COUNT) - 1, 0, 0, moments);
+                cpuft::Adapter adapter(model, 4, 8.0f, dropout, kAllLinears, 0, 0, moments);
                 cpuft::Transformer transformer(model, compute);
                 transformer.set_activations(policy);
                 // Which thread takes which task is left to chance, and with it when each thread's own scratch memory has

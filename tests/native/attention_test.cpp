@@ -143,6 +143,9 @@ TEST(attention_in_a_window) {
         check_pass({shape_of(4, 2, 12, window), sequences_of({331, 70, 9})}, 24);
 }
 
+// Gemma's heads are longer than any block of queries or keys.
+TEST(attention_with_long_heads) { check_pass({shape_of(2, 1, 256, 40, 3.0f), sequences_of({140, 9})}, 25); }
+
 TEST(attention_with_a_soft_cap) {
     check_pass({shape_of(4, 2, 12, 0, 2.0f), sequences_of({140, 30})}, 25);
     check_pass({shape_of(2, 1, 33, 40, 0.5f), sequences_of({200})}, 25);

@@ -53,15 +53,70 @@ TEST(rmsnorm) {
             std::vector<float> got(input.size(), NAN), dx = before;
             cpuft::rmsnorm_forward(compute, input.data(), weight.data(), kEpsilon, T, C, got.data());
             CHECK(test::distance(got.data(), y) < kClose, "%s C = %lld", name, (long long)C);
-            cpuft::rmsnorm_backward(compute, input.data(), weight.data(), kEpsilon, dy.data(), T, C, dx.data());
+            std::vector<float> in_place = input, added = before;
+            cpuft::rmsnorm_forward(compute, in_place.data(), weight.data(), kEpsilon, T, C, in_place.data());
+            CHECK(in_place == got, "%s C = %lld: another result in place", name, (long long)C);
+            cpuft::rmsnorm_add(compute, input.data(), weight.data(), kEpsilon, T, C, added.data());
+            cpuft::rmsnorm_backward(compute, input.data(), weight.data(), kEpsilon, dy.data(), T, C, true, dx.data());
+            in_place = dy;
+            cpuft::rmsnorm_backward(compute, input.data(), weight.data(), kEpsilon, in_place.data(), T, C, false,
+                                    in_place.data());
             Doubles wanted = test::differentiate(x, loss);
-            for (size_t i = 0; i < wanted.size(); ++i) wanted[i] += static_cast<double>(before[i]);  // it adds
+            CHECK(test::distance(in_place.data(), wanted) < kClose, "%s dx in place, C = %lld", name, (long long)C);
+            for (size_t i = 0; i < wanted.size(); ++i) {
+                wanted[i] += static_cast<double>(before[i]);
+                y[i] += static_cast<double>(before[i]);
+            }
             CHECK(test::distance(dx.data(), wanted) < kClose, "%s dx, C = %lld", name, (long long)C);
+            CHECK(test::distance(added.data(), y) < kClose, "%s added, C = %lld", name, (long long)C);
         }
     });
 }
 
 // ---- rope ---------------------------------------------------------------------------------------------------------------
+
+// LongRoPE: rows of long sequences have the long factors, and all of them the magnitude.
+TEST(rope_of_long_sequences) {
+    cpuft::RopeFacts facts{};
+    facts.pairs = cpuft::RopePairs::kHalves;
+    facts.n_rotated = 4;
+    facts.base = 100.0f;
+    facts.position_scale = 1.0f;
+    facts.factors = {1.0f, 2.0f};
+    facts.long_factors = {3.0f, 5.0f};
+    facts.n_short = 6;
+    facts.magnitude = 1.25f;
+    cpuft::RopeTable table(facts);
+    table.grow(4);  // no long row yet
+    table.grow(facts.n_short + 9);
+    for (const bool is_long : {false, true}) {
+        for (int64_t position = 0; position < (is_long ? 9 : facts.n_short); ++position) {
+            const int64_t row = is_long ? facts.n_short + position : position;
+            for (size_t i = 0; i < 2; ++i) {
+                const double factor = static_cast<double>((is_long ? facts.long_factors : facts.factors)[i]);
+                const double angle =
+                    static_cast<double>(position) * std::pow(100.0, -0.5 * static_cast<double>(i)) / factor;
+                const auto cosine = static_cast<double>(table.cosines(row)[i]),
+                           sine = static_cast<double>(table.sines(row)[i]);
+                CHECK(std::fabs(cosine - 1.25 * std::cos(angle)) < 1e-6 &&
+                          std::fabs(sine - 1.25 * std::sin(angle)) < 1e-6,
+                      "row %lld, pair %zu", (long long)row, i);
+            }
+        }
+    }
+    // The gradient of a rotation that also stretches is its transpose.
+    const std::vector<int32_t> positions = {3, 11};
+    Random random(36);
+    const auto input = random.floats(8), dy = random.floats(8);
+    for_each_table([&](Compute& compute, const char* name) {
+        std::vector<float> y = input, dx = dy;
+        cpuft::rope_forward(compute, table, positions.data(), 2, 1, 4, y.data());
+        cpuft::rope_backward(compute, table, positions.data(), 2, 1, 4, dx.data());
+        const double forward = test::weighted_sum(dy, test::widen(y)),
+                     back = test::weighted_sum(input, test::widen(dx));
+        CHECK(std::fabs(forward - back) < 1e-5, "%s: %g and %g", name, forward, back);
+    });
+}
 
 TEST(rope) {
     const int64_t T = 23, heads = 3, D = 10;
@@ -114,14 +169,19 @@ TEST(rope) {
 
 // ---- gated_mlp ------------------------------------------------------------------------------------------------------------
 
-TEST(gated_mlp) {
-    for_each_table([](Compute& compute, const char* name) {
+double activation(cpuft::Gate kind, double z) {
+    if (kind == cpuft::Gate::kSilu) return z / (1.0 + std::exp(-z));
+    return 0.5 * z * (1.0 + std::tanh(std::sqrt(2.0 / std::acos(-1.0)) * (z + 0.044715 * z * z * z)));
+}
+
+void check_gated_mlp(cpuft::Gate kind) {
+    for_each_table([kind](Compute& compute, const char* name) {
         Random random(33);
         const int64_t T = 18, F = 37;
         const auto gate_in = random.floats(T * F, 3.0f), up_in = random.floats(T * F), dm = random.floats(T * F);
         Doubles gate = test::widen(gate_in), up = test::widen(up_in), m(gate.size());
         const auto loss = [&] {
-            for (size_t i = 0; i < m.size(); ++i) m[i] = gate[i] / (1.0 + std::exp(-gate[i])) * up[i];
+            for (size_t i = 0; i < m.size(); ++i) m[i] = activation(kind, gate[i]) * up[i];
             return test::weighted_sum(dm, m);
         };
         loss();
@@ -129,16 +189,19 @@ TEST(gated_mlp) {
         cpuft::StoredRows stored_gate, stored_up;
         stored_gate.reserve(cpuft::Storage::kF32, T, F);
         stored_up.reserve(cpuft::Storage::kF32, T, F);
-        cpuft::gated_mlp_forward(compute, got.data(), up_in.data(), T, F, &stored_gate, &stored_up, got.data());
+        cpuft::gated_mlp_forward(compute, kind, got.data(), up_in.data(), T, F, &stored_gate, &stored_up, got.data());
         CHECK(test::distance(got.data(), m) < kClose, "%s", name);
         std::vector<float> again(gate_in.size(), NAN);
-        cpuft::gated_mlp_backward(compute, stored_gate, stored_up, dgate.data(), dgate.data(), dup.data(),
+        cpuft::gated_mlp_backward(compute, kind, stored_gate, stored_up, dgate.data(), dgate.data(), dup.data(),
                                   again.data());
         CHECK(again == got, "%s: another result from what was kept", name);
         CHECK(test::distance(dgate.data(), test::differentiate(gate, loss)) < kClose, "%s dgate", name);
         CHECK(test::distance(dup.data(), test::differentiate(up, loss)) < kClose, "%s dup", name);
     });
 }
+
+TEST(gated_mlp) { check_gated_mlp(cpuft::Gate::kSilu); }
+TEST(gated_mlp_with_gelu) { check_gated_mlp(cpuft::Gate::kGelu); }
 
 // ---- linear_lora ----------------------------------------------------------------------------------------------------------
 
@@ -315,7 +378,7 @@ TEST(linear_lora) {
 
 // The sum of losses of logits = head h, and its gradient with respect to h: head^T (softmax - onehot).
 double naive_cross_entropy(const std::vector<float>& head, const Doubles& h, const std::vector<int32_t>& targets,
-                           int64_t V, int64_t C, Doubles* dh) {
+                           int64_t V, int64_t C, double soft_cap, Doubles* dh) {
     double sum = 0.0;
     for (size_t t = 0; t < targets.size(); ++t) {
         Doubles logits(static_cast<size_t>(V));
@@ -323,6 +386,12 @@ double naive_cross_entropy(const std::vector<float>& head, const Doubles& h, con
         for (size_t v = 0; v < logits.size(); ++v) {
             const float* row = &head[v * static_cast<size_t>(C)];
             for (int64_t c = 0; c < C; ++c) logits[v] += static_cast<double>(row[c]) * h_t[c];
+        }
+        Doubles slopes(logits.size(), 1.0);
+        for (size_t v = 0; soft_cap > 0.0 && v < logits.size(); ++v) {
+            const double t_v = std::tanh(logits[v] / soft_cap);
+            logits[v] = soft_cap * t_v;
+            slopes[v] = 1.0 - t_v * t_v;
         }
         const double largest = *std::max_element(logits.begin(), logits.end());
         double total = 0.0;
@@ -333,7 +402,8 @@ double naive_cross_entropy(const std::vector<float>& head, const Doubles& h, con
             const double d = std::exp(logits[v] - largest) / total - (is_target ? 1.0 : 0.0);
             const float* row = &head[v * static_cast<size_t>(C)];
             for (int64_t c = 0; c < C; ++c)
-                (*dh)[t * static_cast<size_t>(C) + static_cast<size_t>(c)] += d * static_cast<double>(row[c]);
+                (*dh)[t * static_cast<size_t>(C) + static_cast<size_t>(c)] +=
+                    d * slopes[v] * static_cast<double>(row[c]);
         }
     }
     return sum;
@@ -344,17 +414,18 @@ struct HeadTolerance {
 };
 
 void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t V, int64_t C, bool by_differences,
-                         const HeadTolerance& tolerance) {
+                         const HeadTolerance& tolerance, float soft_cap = 0.0f) {
     Random random(35);
     const auto head = random.floats(V * C), h_in = random.floats(n * C);
     std::vector<int32_t> targets;
     for (int64_t t = 0; t < n; ++t) targets.push_back(random.below(static_cast<int32_t>(V)));
     targets[0] = static_cast<int32_t>(V - 1);
     Doubles h = test::widen(h_in), wanted(h.size());
-    const double loss = naive_cross_entropy(head, h, targets, V, C, by_differences ? nullptr : &wanted);
-    if (by_differences) {
-        wanted = test::differentiate(h, [&] { return naive_cross_entropy(head, h, targets, V, C, nullptr); });
-    }
+    const auto naive = [&](Doubles* dh) {
+        return naive_cross_entropy(head, h, targets, V, C, static_cast<double>(soft_cap), dh);
+    };
+    const double loss = naive(by_differences ? nullptr : &wanted);
+    if (by_differences) wanted = test::differentiate(h, [&] { return naive(nullptr); });
     cpuft::HeadWorkspace workspace;
     cpuft::Matrix matrix = cpuft::float_matrix(head.data(), V, C);
     const std::vector<float> scales = cpuft::row_scales(compute, matrix);
@@ -362,8 +433,10 @@ void check_cross_entropy(Compute& compute, const char* name, int64_t n, int64_t 
     cpuft::Buffer<char> memory;
     workspace.probabilities_memory = memory.reserve(cpuft::head_bytes(compute.weight_gemm, V, n));
     std::vector<float> dh = h_in;  // in place
-    const double got = cpuft::head_cross_entropy(compute, matrix, dh.data(), targets.data(), n, workspace, dh.data());
-    const double alone = cpuft::head_cross_entropy(compute, matrix, h_in.data(), targets.data(), n, workspace, nullptr);
+    const double got =
+        cpuft::head_cross_entropy(compute, matrix, soft_cap, dh.data(), targets.data(), n, workspace, dh.data());
+    const double alone =
+        cpuft::head_cross_entropy(compute, matrix, soft_cap, h_in.data(), targets.data(), n, workspace, nullptr);
     CHECK(std::fabs(got - loss) < tolerance.loss * loss, "%s V = %lld: %.9g, expected %.9g", name, (long long)V, got,
           loss);
     CHECK(alone == got, "%s V = %lld: %.9g without gradient, %.9g with", name, (long long)V, alone, got);
@@ -380,16 +453,25 @@ TEST(cross_entropy) {
     });
 }
 
+// A cap that the logits, of a deviation of 2, feel.
+TEST(cross_entropy_of_capped_logits) {
+    for_each_table([](Compute& compute, const char* name) {
+        for (const int64_t V : {2, 31, 303}) check_cross_entropy(compute, name, 7, V, 12, true, in_float32(V), 1.5f);
+    });
+}
+
 // The packed probabilities of each format are scaled in place. Tolerances: of the format, see gemm_test.cpp.
 TEST(cross_entropy_in_other_formats) {
     for (const cpuft::KernelTable* table : test::tables()) {
         if (table->bf16 != nullptr) {
             Compute compute(2, *table, cpuft::Precision::kBf16);
             check_cross_entropy(compute, table->name, 17, 700, 64, false, {0.005, 0.008});
+            check_cross_entropy(compute, table->name, 17, 700, 64, false, {0.005, 0.008}, 6.0f);
         }
         if (table->int8 != nullptr) {
             Compute compute(2, *table, cpuft::Precision::kInt8);
             check_cross_entropy(compute, table->name, 17, 700, 64, false, {0.005, 0.03});
+            check_cross_entropy(compute, table->name, 17, 700, 64, false, {0.005, 0.03}, 6.0f);
         }
     }
 }

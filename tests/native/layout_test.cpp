@@ -73,6 +73,28 @@ void check_covers(const Layout& layout, const Batch& batch) {
     }
 }
 
+// Sequences of more than n_short tokens, however many of them are computed, have rows of their own in the table of RoPE, and
+// share no prefix with shorter ones.
+TEST(layout_keeps_long_sequences_apart) {
+    Random random(37);
+    const auto beginning = sequence_of(random, {}, 130);
+    Batch batch;
+    batch.add(sequence_of(random, beginning, 20), 140, 145);
+    batch.add(sequence_of(random, beginning, 21), 140, 145);
+    batch.add(sequence_of(random, beginning, 20), 140, 145);
+    Layout layout;
+    const int64_t n_short = 150;
+    layout.set(batch.view(), kVocabulary, true, n_short);
+    CHECK(layout.T() == 3 * 144 - 128, "%lld tokens", (long long)layout.T());
+    CHECK(layout.end_position() == n_short + 144, "end %lld", (long long)layout.end_position());
+    for (int64_t t = 0; t < layout.T(); ++t) {
+        const int64_t source = layout.source[static_cast<size_t>(t)];
+        const bool is_long = source >= 150 && source < 301;
+        const int64_t place = source - (source < 150 ? 0 : is_long ? 150 : 301);
+        CHECK(layout.positions[static_cast<size_t>(t)] == place + (is_long ? n_short : 0), "token %lld", (long long)t);
+    }
+}
+
 TEST(layout_leaves_out_what_nothing_needs) {
     Random random(31);
     Batch batch;

@@ -1,6 +1,7 @@
 // Every loop over rows of every kernel table against its slow twin, over all remainders.
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "check.h"
 
@@ -254,33 +255,70 @@ TEST(row_silu_multiply) {
     });
 }
 
-TEST(row_silu_multiply_backward) {
-    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+// The magnitudes of what an activation of z and its derivative are sums of: rounding errors are relative to these.
+struct GateSizes {
+    double value, derivative;
+};
+
+using GateBackward = decltype(cpuft::RowKernels::silu_multiply_backward);
+
+void check_gate_backward(const char* name, GateBackward cpuft::RowKernels::* kernel, GateSizes (*sizes_at)(double z)) {
+    for_each_row_length([&](const KernelTable& table, Random& random, int64_t n) {
         const auto gate = random.floats(n, 4.0f), up = random.floats(n), dout = random.floats(n);
         std::vector<double> gate_sizes(static_cast<size_t>(n)), up_sizes(gate_sizes), out_sizes(gate_sizes);
         for (size_t i = 0; i < gate_sizes.size(); ++i) {
-            const double z = static_cast<double>(gate[i]), d = static_cast<double>(dout[i]);
-            const double s = 1.0 / (1.0 + std::exp(-z));
-            gate_sizes[i] = std::fabs(d * static_cast<double>(up[i])) * s * (1.0 + std::fabs(z) * (1.0 + s));
-            up_sizes[i] = std::fabs(d * z * s);
-            out_sizes[i] = std::fabs(z * s * static_cast<double>(up[i]));
+            const GateSizes sizes = sizes_at(static_cast<double>(gate[i]));
+            const double u = std::fabs(static_cast<double>(up[i])), d = std::fabs(static_cast<double>(dout[i]));
+            gate_sizes[i] = d * u * sizes.derivative;
+            up_sizes[i] = d * sizes.value;
+            out_sizes[i] = u * sizes.value;
         }
         auto wanted_gate = guarded(dout), wanted_up = guarded(dout), wanted_out = guarded(dout);
-        kReferenceKernels.rows.silu_multiply_backward(gate.data(), up.data(), dout.data(), wanted_gate.data(),
-                                                      wanted_up.data(), wanted_out.data(), n);
+        (kReferenceKernels.rows.*kernel)(gate.data(), up.data(), dout.data(), wanted_gate.data(), wanted_up.data(),
+                                         wanted_out.data(), n);
+        const std::string label = name;
         for (int overlap = 0; overlap < 4; ++overlap) {  // nothing, dgate, dup or out is the array that holds dout
             auto got_gate = guarded(dout), got_up = guarded(dout), got_out = guarded(dout);
             const float* ins[] = {dout.data(), got_gate.data(), got_up.data(), got_out.data()};
-            table.rows.silu_multiply_backward(gate.data(), up.data(), ins[overlap], got_gate.data(), got_up.data(),
-                                              got_out.data(), n);
-            check_row("silu_multiply_backward dgate", table, n, got_gate, wanted_gate, gate_sizes, 32);
-            check_row("silu_multiply_backward dup", table, n, got_up, wanted_up, up_sizes, 32);
-            check_row("silu_multiply_backward out", table, n, got_out, wanted_out, out_sizes, 32);
+            (table.rows.*kernel)(gate.data(), up.data(), ins[overlap], got_gate.data(), got_up.data(), got_out.data(),
+                                 n);
+            check_row((label + " dgate").c_str(), table, n, got_gate, wanted_gate, gate_sizes, 32);
+            check_row((label + " dup").c_str(), table, n, got_up, wanted_up, up_sizes, 32);
+            check_row((label + " out").c_str(), table, n, got_out, wanted_out, out_sizes, 32);
         }
         auto alone_gate = guarded(dout), alone_up = guarded(dout);
-        table.rows.silu_multiply_backward(gate.data(), up.data(), dout.data(), alone_gate.data(), alone_up.data(),
-                                          nullptr, n);
-        check_row("silu_multiply_backward dgate without out", table, n, alone_gate, wanted_gate, gate_sizes, 32);
+        (table.rows.*kernel)(gate.data(), up.data(), dout.data(), alone_gate.data(), alone_up.data(), nullptr, n);
+        check_row((label + " dgate without out").c_str(), table, n, alone_gate, wanted_gate, gate_sizes, 32);
+    });
+}
+
+TEST(row_silu_multiply_backward) {
+    check_gate_backward("silu_multiply_backward", &cpuft::RowKernels::silu_multiply_backward, [](double z) {
+        const double s = 1.0 / (1.0 + std::exp(-z));
+        return GateSizes{std::fabs(z * s), s * (1.0 + std::fabs(z) * (1.0 + s))};
+    });
+}
+
+TEST(row_gelu_multiply) {
+    for_each_row_length([](const KernelTable& table, Random& random, int64_t n) {
+        auto gate = random.floats(n, 4.0f);
+        const auto up = random.floats(n);
+        const float extremes[] = {0.0f, 200.0f, -200.0f, 9.0f, -9.0f, 1e-30f};
+        for (size_t i = 0; i < 6 && i < gate.size(); ++i) gate[(7 * i) % gate.size()] = extremes[i];
+        std::vector<double> sizes(static_cast<size_t>(n));
+        // Of z, not of gelu(z), which is next to nothing far below 0.
+        for (size_t i = 0; i < sizes.size(); ++i)
+            sizes[i] = std::fabs(static_cast<double>(gate[i]) * static_cast<double>(up[i]));
+        auto got = guarded(up), wanted = guarded(up);
+        table.rows.gelu_multiply(gate.data(), up.data(), got.data(), n);
+        kReferenceKernels.rows.gelu_multiply(gate.data(), up.data(), wanted.data(), n);
+        check_row("gelu_multiply", table, n, got, wanted, sizes, 24);
+    });
+}
+
+TEST(row_gelu_multiply_backward) {
+    check_gate_backward("gelu_multiply_backward", &cpuft::RowKernels::gelu_multiply_backward, [](double z) {
+        return GateSizes{std::fabs(z), 1.0 + std::fabs(z) * 1.6 * (1.0 + 0.14 * z * z)};
     });
 }
 

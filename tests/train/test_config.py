@@ -8,7 +8,7 @@ import yaml
 
 from cpuft.config import ADAMW, ADAMW_8BIT, MODULES, SECTIONS, Config, TrainConfig, keys_of
 from cpuft.config_file import changed_keys, load_config, schema, to_document
-from cpuft.errors import ConfigError
+from cpuft.errors import AdapterError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECIFICATION = """
@@ -104,6 +104,35 @@ def test_aliases_numbers_as_text_and_overrides(tmp_path: Path) -> None:
     assert config.lora.target_modules == tuple(MODULES)
 
 
+SINGLE = tuple(MODULES.values())
+FUSED = ("attn_output", "ffn_down", "attn_qkv", "ffn_gate_up")
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "expected"),
+    [
+        ("all-linear", SINGLE, SINGLE),
+        ("all-linear", FUSED, FUSED),
+        ("[q_proj, v_proj]", SINGLE, ("attn_q", "attn_v")),
+        ("[v_proj, k_proj, q_proj, down_proj]", FUSED, ("ffn_down", "attn_qkv")),
+        ("[qkv_proj, ffn_gate_up]", FUSED, ("attn_qkv", "ffn_gate_up")),
+        ("[qkv_proj, down_proj]", SINGLE, ("attn_q", "attn_k", "attn_v", "ffn_down")),
+    ],
+)
+def test_fused_tensors_stand_for_their_parts(
+    asked: str, available: tuple[str, ...], expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    config, _ = load(tmp_path, f"lora: {{target_modules: {asked}}}")
+    assert config.lora.targets_in(available) == expected
+    assert load(tmp_path, yaml.safe_dump(to_document(config)))[0] == config
+
+
+def test_a_part_of_a_fused_tensor_is_refused(tmp_path: Path) -> None:
+    config, _ = load(tmp_path, "lora: {target_modules: [q_proj, up_proj]}")
+    with pytest.raises(AdapterError, match=r"names q_proj alone.*k_proj, q_proj, v_proj in one tensor: name qkv_proj"):
+        config.lora.targets_in(FUSED)
+
+
 def test_all_faults_at_once(tmp_path: Path) -> None:
     text = """
 lora: {r: 0, lora_alpha: .inf, target_modules: [q_proj, z_proj], bias: all, learning_rate: 1}
@@ -118,7 +147,7 @@ quantization: {load_in_4bits: true}
         "lora.r": "found 0, expected a whole number from 1 to 1024",
         "lora.lora_alpha": "found inf, expected a finite number above 0",
         "lora.target_modules": "found ['q_proj', 'z_proj'], expected all-linear or a list of some of "
-        "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+        "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, qkv_proj, gate_up_proj",
         "lora.bias": "found 'all', expected none",
         "training.lerning_rate": "no such key, did you mean training.learning_rate?",
         "training.nonsense": "no such key",

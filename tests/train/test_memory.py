@@ -17,6 +17,7 @@ FACTS: dict[str, Any] = {
     "n_head_kv": 5,
     "head_size": 20,
     "precision": "f32",
+    "post_norms": False,
     "weight_bytes": 5_000_000,
 }
 CONFIG = Config(LoraConfig(rank=8, target_modules=("q_proj", "up_proj")))
@@ -30,6 +31,9 @@ def test_the_size_of_what_is_kept() -> None:
     assert activation_bytes(CONFIG, {**FACTS, "precision": "bf16"}, 7) == 7 * 3 * (2 * (ROWS + MLP) + 4 * SUMS)
     scales = 2 * 16 * 4  # of 1000 values in blocks of 64, for gate and up
     assert activation_bytes(CONFIG, {**FACTS, "precision": "int8"}, 7) == 7 * 3 * (2 * ROWS + MLP + scales + 4 * SUMS)
+    post_normed = 2 * 100  # what attention and the MLP give, before their norms
+    normed = activation_bytes(CONFIG, {**FACTS, "post_norms": True}, 7)
+    assert normed == 7 * 3 * 4 * (ROWS + post_normed + MLP + SUMS)
     last = replace(CONFIG, lora=replace(CONFIG.lora, layers=1))
     assert activation_bytes(last, FACTS, 7) == 7 * 4 * (ROWS + MLP + SUMS)
 

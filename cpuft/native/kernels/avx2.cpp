@@ -1,5 +1,5 @@
 // AVX2 + FMA: 16 registers of 8 floats. 12 accumulators (6 x 2), 2 for B, 1 for the broadcast of A.
-#include "simd.h"
+#include "rows.h"
 #include "weights.h"
 
 namespace cpuft {

@@ -1,6 +1,6 @@
 // AVX-512 F/BW/DQ/VL: 32 registers of 16 floats. 28 accumulators (14 x 2), 2 for B; A is broadcast from memory by the
 // multiply-add itself.
-#include "simd.h"
+#include "rows.h"
 #include "weights.h"
 
 namespace cpuft {

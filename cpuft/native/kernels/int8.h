@@ -5,7 +5,7 @@
 #pragma once
 
 #include "int8_format.h"
-#include "simd.h"
+#include "rows.h"
 #include "weights_int8.h"
 
 namespace cpuft {

@@ -113,6 +113,10 @@ struct RowKernels {
     // dgate and dup from dout, and out again unless it is null; each may be the array that holds dout.
     void (*silu_multiply_backward)(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
                                    float* out, int64_t n);
+    // out[i] = gelu(gate[i]) * up[i], gelu(z) = z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2, and its gradients as above.
+    void (*gelu_multiply)(const float* gate, const float* up, float* out, int64_t n);
+    void (*gelu_multiply_backward)(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
+                                   float* out, int64_t n);
     // To bfloat16, rounded to nearest, ties to even (NaN stays NaN), and back.
     void (*narrow)(const float* x, uint16_t* out, int64_t n);
     void (*widen)(const uint16_t* x, float* out, int64_t n);

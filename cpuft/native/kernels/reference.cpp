@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kMr = 4;
 constexpr int kNr = 8;
+constexpr double kPi = 3.14159265358979323846;
 
 void pack_a(const float* source, int64_t row_stride, int64_t column_stride, const float*, int m, int64_t k,
             void* panel) {
@@ -134,6 +135,27 @@ void silu_multiply_backward(const float* gate, const float* up, const float* dou
     }
 }
 
+// In double: 1 + tanh cancels far below 0.
+void gelu_multiply(const float* gate, const float* up, float* out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        const auto z = static_cast<double>(gate[i]);
+        const double t = std::tanh(std::sqrt(2.0 / kPi) * (z + 0.044715 * z * z * z));
+        out[i] = static_cast<float>(0.5 * z * (1.0 + t) * static_cast<double>(up[i]));
+    }
+}
+
+void gelu_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup, float* out,
+                            int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        const auto z = static_cast<double>(gate[i]), u = static_cast<double>(up[i]), d = static_cast<double>(dout[i]);
+        const double t = std::tanh(std::sqrt(2.0 / kPi) * (z + 0.044715 * z * z * z));
+        const double slope = std::sqrt(2.0 / kPi) * (1.0 + 3.0 * 0.044715 * z * z);
+        dgate[i] = static_cast<float>(d * u * 0.5 * (1.0 + t + z * (1.0 - t * t) * slope));
+        dup[i] = static_cast<float>(d * 0.5 * z * (1.0 + t));
+        if (out != nullptr) out[i] = static_cast<float>(0.5 * z * (1.0 + t) * u);
+    }
+}
+
 void dropout(const float* x, uint64_t key, uint32_t threshold, float factor, float* out, int64_t n) {
     const DropoutStream stream = dropout_stream(key);
     for (int64_t i = 0; i < n; ++i) {
@@ -148,8 +170,26 @@ const KernelTable kReferenceKernels = {
     {"reference-f32", kMr, kNr, 1, sizeof(float), 0, 0, pack_a, pack_b, pack_b_transposed, tile, nullptr},
     nullptr,
     &kReferenceInt8,
-    {dot, maximum, largest_magnitude, larger_of, exp_add, exp_sum, soft_cap, softmax_backward, axpy, scale, multiply,
-     silu_multiply, silu_multiply_backward, narrow, widen, to_bytes, from_bytes, dropout},
+    {dot,
+     maximum,
+     largest_magnitude,
+     larger_of,
+     exp_add,
+     exp_sum,
+     soft_cap,
+     softmax_backward,
+     axpy,
+     scale,
+     multiply,
+     silu_multiply,
+     silu_multiply_backward,
+     gelu_multiply,
+     gelu_multiply_backward,
+     narrow,
+     widen,
+     to_bytes,
+     from_bytes,
+     dropout},
     [](int) -> WeightReader { return nullptr; },
 };
 

@@ -16,7 +16,7 @@ namespace cpuft {
 
 struct AttentionShape {
     int64_t H, K, D;  // query heads, key heads, head size
-    float scale;      // 1 / sqrt(D)
+    float scale;      // of the scores before their cap: 1 / sqrt(D), as a rule
     int64_t window;   // keys that a query sees, its own the last of them; 0: all before it
     float soft_cap;   // bound of the scores; 0: none
 };

@@ -22,9 +22,9 @@ int64_t chunk_size(const GemmKernel& kernel, int64_t V, int64_t n) {
 }
 
 // Logits of a chunk of n tokens in blocks of the vocabulary; leaves each block's maxima, sums and, where asked, packed
-// probabilities relative to its maximum. The target's probability is left out of those.
-void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, int64_t n, bool with_gradient,
-                  HeadWorkspace& workspace) {
+// probabilities relative to its maximum, times the slope of the cap. The target's probability is left out of those.
+void visit_logits(Compute& compute, const Matrix& head, float soft_cap, const int32_t* targets, int64_t n,
+                  bool with_gradient, HeadWorkspace& workspace) {
     const RowKernels& rows = compute.kernels.rows;
     compute.pool.parallel_for(ceil_div(head.rows, kBlockDepth), [&](int64_t block, int thread) {
         const auto [v0, size, logits] = multiply_transposed_columns(compute, workspace.h, head, block, thread);
@@ -36,9 +36,15 @@ void visit_logits(Compute& compute, const Matrix& head, const int32_t* targets, 
         for (int64_t t = 0; t < n; ++t) {
             float* logits_t = logits + t * kColumnStride;
             const bool has_target = targets[t] >= v0 && targets[t] < v0 + size;
+            float slopes[kBlockDepth];
+            if (soft_cap > 0.0f) rows.soft_cap(1.0f, soft_cap, logits_t, slopes, size);
             if (has_target) workspace.target_logits.data()[t] = logits_t[targets[t] - v0];
             maxima[t] = rows.maximum(logits_t, size);
             sums[t] = rows.exp_sum(logits_t, 1.0f, maxima[t], size);
+            if (soft_cap > 0.0f) {
+                rows.multiply(1.0f, logits_t, slopes, logits_t, size);
+                if (has_target) workspace.target_slopes.data()[t] = slopes[targets[t] - v0];
+            }
             if (has_target) logits_t[targets[t] - v0] = 0.0f;
         }
         if (!with_gradient) return;
@@ -68,10 +74,10 @@ int64_t head_bytes(const GemmKernel& kernel, int64_t V, int64_t n) {
     return n == 0 ? 0 : PackedRows::bytes(kernel, chunk_size(kernel, V, n), V);
 }
 
-// dh = W^T (p - onehot(target)), p = softmax(logits). The target's part, p - 1 = exp(-loss) - 1 times its row of W, is added
+// dh = W^T (p - onehot(target)) cap'(W h), p = softmax(logits). The target's part, p - 1 = exp(-loss) - 1 times its row of W, is added
 // unrounded: for a token that is predicted well everything else cancels against it.
-double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, const int32_t* targets, int64_t n,
-                          HeadWorkspace& workspace, float* dh) {
+double head_cross_entropy(Compute& compute, const Matrix& head, float soft_cap, const float* h, const int32_t* targets,
+                          int64_t n, HeadWorkspace& workspace, float* dh) {
     Stopwatch::Lap lap(compute.stopwatch, Part::kCrossEntropy);
     const GemmKernel& kernel = compute.weight_gemm;
     const int64_t V = head.rows, C = head.cols, n_blocks = ceil_div(V, kBlockDepth);
@@ -84,8 +90,9 @@ double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, 
         workspace.maxima.reserve(n_blocks * chunk);
         workspace.sums.reserve(n_blocks * chunk);
         workspace.target_logits.reserve(chunk);
+        workspace.target_slopes.reserve(chunk);
         workspace.probabilities.borrow(workspace.probabilities_memory, kernel, size, V);
-        visit_logits(compute, head, targets + t0, size, dh != nullptr, workspace);
+        visit_logits(compute, head, soft_cap, targets + t0, size, dh != nullptr, workspace);
         lap.next(Part::kCrossEntropy);
         compute.for_rows(size, [&](int64_t t, int) { losses[t0 + t] = normalize(t, size, n_blocks, workspace); });
         if (dh == nullptr) continue;
@@ -96,7 +103,8 @@ double head_cross_entropy(Compute& compute, const Matrix& head, const float* h, 
         compute.for_rows(size, [&](int64_t t, int thread) {
             float* row = compute.scratch[static_cast<size_t>(thread)].values.reserve(C);
             dequantize_segment(head.type, head.row(targets[t0 + t]), 0, C, row);
-            const double excess = std::expm1(-losses[t0 + t]);
+            const float slope = soft_cap > 0.0f ? workspace.target_slopes.data()[t] : 1.0f;
+            const double excess = std::expm1(-losses[t0 + t]) * static_cast<double>(slope);
             compute.kernels.rows.axpy(static_cast<float>(excess), row, dh + (t0 + t) * C, C);
         });
     }

@@ -2,27 +2,29 @@
 
 namespace cpuft {
 
-void gated_mlp_forward(Compute& compute, const float* gate, const float* up, int64_t T, int64_t F,
+void gated_mlp_forward(Compute& compute, Gate kind, const float* gate, const float* up, int64_t T, int64_t F,
                        StoredRows* kept_gate, StoredRows* kept_up, float* m) {
     const Stopwatch::Lap lap(compute.stopwatch, Part::kGatedMlp);
     const RowKernels& rows = compute.kernels.rows;
+    const auto multiply = kind == Gate::kGelu ? rows.gelu_multiply : rows.silu_multiply;
     compute.for_rows(T, [&](int64_t t, int) {
         if (kept_gate != nullptr) kept_gate->set_row(rows, t, gate + t * F);
         if (kept_up != nullptr) kept_up->set_row(rows, t, up + t * F);
-        if (m != nullptr) rows.silu_multiply(gate + t * F, up + t * F, m + t * F, F);
+        if (m != nullptr) multiply(gate + t * F, up + t * F, m + t * F, F);
     });
 }
 
-void gated_mlp_backward(Compute& compute, const StoredRows& gate, const StoredRows& up, const float* dm, float* dgate,
-                        float* dup, float* m) {
+void gated_mlp_backward(Compute& compute, Gate kind, const StoredRows& gate, const StoredRows& up, const float* dm,
+                        float* dgate, float* dup, float* m) {
     const Stopwatch::Lap lap(compute.stopwatch, Part::kGatedMlp);
     const RowKernels& rows = compute.kernels.rows;
     const int64_t F = gate.n();
+    const auto backward = kind == Gate::kGelu ? rows.gelu_multiply_backward : rows.silu_multiply_backward;
     compute.for_rows(gate.T(), [&](int64_t t, int thread) {
         float* values = compute.scratch[static_cast<size_t>(thread)].values.reserve(2 * F);
         const float *gate_t = gate.row(rows, t, values), *up_t = up.row(rows, t, values + F);
         float* m_t = m == nullptr ? nullptr : m + t * F;
-        rows.silu_multiply_backward(gate_t, up_t, dm + t * F, dgate + t * F, dup + t * F, m_t, F);
+        backward(gate_t, up_t, dm + t * F, dgate + t * F, dup + t * F, m_t, F);
     });
 }
 

@@ -13,13 +13,14 @@ struct Lora {
     float *da = nullptr, *db = nullptr;
     int64_t rank = 0;
     float scale = 0.0f;
+    uint64_t dropout_salt = 0;  // tells the A matrices of an adapter apart
 };
 
 // Dropout on the input of A. The mask of token t depends on row_keys[t] and salt, nothing else.
 struct Dropout {
     const uint64_t* row_keys = nullptr;  // [T], or null for no dropout
     float probability = 0.0f;
-    uint64_t salt = 0;  // tells the linear layers of a model apart
+    uint64_t salt = 0;  // the Lora's dropout_salt
 
     bool active() const { return row_keys != nullptr && probability > 0.0f; }
 };

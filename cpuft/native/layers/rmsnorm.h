@@ -5,12 +5,15 @@
 
 namespace cpuft {
 
-// x, y: [T, C]; weight: [C]
+// x, y: [T, C], or the same array; weight: [C]
 void rmsnorm_forward(Compute& compute, const float* x, const float* weight, float epsilon, int64_t T, int64_t C,
                      float* y);
 
-// dx += d(loss)/dx for dy: [T, C]. dx and dy may not overlap.
+// y += rmsnorm(x)
+void rmsnorm_add(Compute& compute, const float* x, const float* weight, float epsilon, int64_t T, int64_t C, float* y);
+
+// dx (+)= d(loss)/dx for dy: [T, C]. Where it is not added to, dx may be the same array as dy; else they may not overlap.
 void rmsnorm_backward(Compute& compute, const float* x, const float* weight, float epsilon, const float* dy, int64_t T,
-                      int64_t C, float* dx);
+                      int64_t C, bool accumulate, float* dx);
 
 }  // namespace cpuft

@@ -29,16 +29,20 @@ void rotate(Compute& compute, const RopeTable& table, const int32_t* positions, 
 
 }  // namespace
 
-void RopeTable::grow(int64_t n_positions) {
+void RopeTable::grow(int64_t n_rows) {
     const int64_t n_pairs = facts_.n_rotated / 2;
-    for (int64_t position = static_cast<int64_t>(cosines_.size()) / n_pairs; position < n_positions; ++position) {
+    const auto magnitude = static_cast<double>(facts_.magnitude);
+    for (int64_t row = static_cast<int64_t>(cosines_.size()) / n_pairs; row < n_rows; ++row) {
+        const bool is_long = row >= facts_.n_short;
+        const int64_t position = is_long ? row - facts_.n_short : row;
+        const std::vector<float>& factors = is_long ? facts_.long_factors : facts_.factors;
         for (int64_t i = 0; i < n_pairs; ++i) {
             const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(facts_.n_rotated);
             double angle = static_cast<double>(position) * static_cast<double>(facts_.position_scale) *
                            std::pow(static_cast<double>(facts_.base), exponent);
-            if (!facts_.factors.empty()) angle /= static_cast<double>(facts_.factors[static_cast<size_t>(i)]);
-            cosines_.push_back(static_cast<float>(std::cos(angle)));
-            sines_.push_back(static_cast<float>(std::sin(angle)));
+            if (!factors.empty()) angle /= static_cast<double>(factors[static_cast<size_t>(i)]);
+            cosines_.push_back(static_cast<float>(magnitude * std::cos(angle)));
+            sines_.push_back(static_cast<float>(magnitude * std::sin(angle)));
         }
     }
 }

@@ -1,0 +1,141 @@
+"""What sets architectures apart beyond the golden cases: what their files may say, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cpuft.engine import Engine
+from cpuft.errors import ModelError
+
+from .comparison import batch, distance, open_case, run, set_adapter
+from .golden import CASES, Case
+from .random_model import LongRope, ModelSpec, weights, write_model
+
+ModelOf = Callable[[ModelSpec], Path]
+Value = gguf.GGUFValue
+TYPES = gguf.GGUFValueType
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+# Sequences of fewer tokens than the original context, of as many, and of more.
+MIXED = Case(replace(CASES["phi3-long"].model, rope_scaling=LongRope(60)), 4, 16.0, (40, 61, 60, 90))
+
+
+def test_longrope_goes_by_the_length_of_each_sequence(model_of: ModelOf, tmp_path: Path) -> None:
+    """Each has the loss of a model with its factors alone, whatever lies beside it."""
+    tensors = dict(weights(MIXED.model))
+    alone = {
+        name: write_model(tmp_path / f"{name}.gguf", MIXED.model, tensors | {LONG: tensors[name], SHORT: tensors[name]})
+        for name in (LONG, SHORT)
+    }
+    examples = MIXED.examples()
+    with open_case(model_of(MIXED.model), MIXED) as engine:
+        losses = [run(engine, [example]) for example in examples]
+        together = run(engine, examples)
+    assert together[0] == pytest.approx(sum(loss for loss, _ in losses), rel=1e-6)
+    assert distance(together[1], np.sum([gradient.astype(np.float64) for _, gradient in losses], axis=0)) < 2e-5
+    for example, (loss, _) in zip(examples, losses, strict=True):
+        is_long = len(example.tokens) > 60
+        for name, path in alone.items():
+            with open_case(path, MIXED) as engine:
+                assert (engine.forward(batch([example]))[0] == loss) == (is_long == (name == LONG))
+
+
+def logits(path: Path, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """Of one sequence."""
+    with Engine(path, precision="f32") as engine:
+        return engine.logits(tokens, np.array([len(tokens)], np.int64))
+
+
+def test_the_file_says_which_layers_have_a_window(tmp_path: Path) -> None:
+    spec = replace(CASES["gemma3"].model, n_layer=4)
+    key = "gemma3.attention.sliding_window_pattern"
+    patterns = {
+        "every-second": Value(2, TYPES.UINT32),
+        "listed": Value([True, False, True, False], TYPES.ARRAY),
+        "listed-as-numbers": Value([1, 0, 1, 0], TYPES.ARRAY),
+        "all": Value(0, TYPES.UINT32),
+        "none": Value(1, TYPES.UINT32),
+    }
+    tokens = CASES["gemma3"].examples()[0].tokens
+    got = {
+        name: logits(write_model(tmp_path / f"{name}.gguf", spec, metadata={key: value}), tokens).tobytes()
+        for name, value in patterns.items()
+    }
+    assert got["listed"] == got["every-second"] == got["listed-as-numbers"]
+    assert len(set(got.values())) == 3
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3", "smollm3"])
+def test_frozen_layers(name: str, model_of: ModelOf) -> None:
+    """Their output, given back, is as good as computed, byte for byte."""
+    case = CASES[name]
+    examples = case.examples()
+    with open_case(model_of(case.model), case) as engine:
+        engine.adapter_init(rank=case.rank, alpha=case.alpha, first_layer=1)
+        set_adapter(engine, case.adapter())
+        frozen = engine.forward_frozen(batch(examples).tokens, batch(examples).lengths)
+        results = []
+        for given in (None, frozen):
+            results.append((engine.forward_backward(batch(examples), given), engine.gradients.tobytes()))
+            engine.zero_gradients()
+    assert results[0] == results[1]
+
+
+REFUSED: dict[str, tuple[str, dict[str, Value | None], str]] = {
+    "pattern-short": (
+        "gemma3",
+        {"gemma3.attention.sliding_window_pattern": Value([True, False], TYPES.ARRAY)},
+        "2 entries, but the model 7 layers",
+    ),
+    "pattern-text": (
+        "gemma3",
+        {"gemma3.attention.sliding_window_pattern": Value(["a"] * 7, TYPES.ARRAY)},
+        "no list of integers",
+    ),
+    "window-negative": ("gemma2", {"gemma2.attention.sliding_window": Value(-1, TYPES.INT32)}, "sliding_window is -1"),
+    "cap-negative": ("gemma2", {"gemma2.attn_logit_softcapping": Value(-5.0, TYPES.FLOAT32)}, "softcapping is -5"),
+    "cap-nan": ("gemma2", {"gemma2.final_logit_softcapping": Value(float("nan"), TYPES.FLOAT32)}, "is nan"),
+    "experts": ("phi3", {"phi3.expert_count": Value(16, TYPES.UINT32)}, "mixture of experts"),
+    "factors-missing": ("phi3", {"phi3.rope.scaling.type": Value("longrope", TYPES.STRING)}, "lacks the tensor rope_f"),
+    "magnitude": ("phi3-long", {"phi3.rope.scaling.attn_factor": Value(0.0, TYPES.FLOAT32)}, "attn_factor is 0"),
+    "projector": ("gemma3", {"general.architecture": Value("clip", TYPES.STRING)}, "projector; give the file with its"),
+    "of-experts": ("qwen3", {"general.architecture": Value("qwen3moe", TYPES.STRING)}, '"qwen3moe", which is not'),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_impossible_metadata(fault: str, tmp_path: Path) -> None:
+    name, metadata, message = REFUSED[fault]
+    path = write_model(tmp_path / "model.gguf", CASES[name].model, metadata=metadata)
+    with pytest.raises(ModelError, match=message):
+        Engine(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("qwen3", "blk.1.attn_k_norm.weight"),
+        ("gemma2", "blk.0.post_ffw_norm.weight"),
+        ("gemma3", "blk.2.post_attention_norm.weight"),
+        ("phi3", "blk.1.attn_qkv.weight"),
+        ("phi3-long", LONG),
+        ("phi3-long", SHORT),
+    ],
+)
+def test_missing_tensors(name: str, tensor: str, tmp_path: Path) -> None:
+    tensors = dict(weights(CASES[name].model))
+    del tensors[tensor]
+    with pytest.raises(ModelError, match=f"lacks the tensor {tensor}"):
+        Engine(write_model(tmp_path / "model.gguf", CASES[name].model, tensors))
+
+
+def test_a_gate_without_its_other_half(tmp_path: Path) -> None:
+    spec = CASES["phi3"].model
+    tensors = dict(weights(spec))
+    tensors["blk.0.ffn_up.weight"] = np.ascontiguousarray(tensors["blk.0.ffn_up.weight"][: spec.n_ff])
+    with pytest.raises(ModelError, match=rf"ffn_up\.weight has shape \({spec.n_ff}, .*ask for \({2 * spec.n_ff},"):
+        Engine(write_model(tmp_path / "model.gguf", spec, tensors))
