@@ -7,6 +7,7 @@ llama-quantize chooses.
 Usage: python benchmarks/shapes.py SHAPE TYPE FILE
 """
 
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.architectures import Block
 from cpuft import demo, engine, toolchain
 from cpuft.files import atomic_write
 from cpuft.models import gguf_writer
@@ -27,10 +29,11 @@ from cpuft.models.mixture import mixture
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(Block):
     """A public model's configuration.
 
-    vocabulary: the name of one of llama.cpp's vocabulary files, or DEMO_VOCABULARY.
+    vocabulary: the name of one of llama.cpp's vocabulary files, or DEMO_VOCABULARY; unused tokens are added behind it
+    where n_vocab is larger.
     """
 
     architecture: str
@@ -47,37 +50,33 @@ class Shape:
     rms_epsilon: float
     tied: bool
     rope_factor: float = 0.0  # Llama 3.1's frequency scaling, where there is one
+    window: int = 0  # tokens that a query of a layer with a window sees
+    score_cap: float = 0.0  # Gemma 2's soft caps
+    logit_cap: float = 0.0
 
     @property
     def biases(self) -> bool:
         """Qwen2 has them on attn_q, attn_k and attn_v."""
         return self.architecture == "qwen2"
 
-    @property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of each linear layer of a block."""
-        n_q, n_kv = self.n_head * self.head_size, self.n_head_kv * self.head_size
-        return {
-            "attn_q": (n_q, self.n_embd),
-            "attn_k": (n_kv, self.n_embd),
-            "attn_v": (n_kv, self.n_embd),
-            "attn_output": (self.n_embd, n_q),
-            "ffn_gate": (self.n_ff, self.n_embd),
-            "ffn_up": (self.n_ff, self.n_embd),
-            "ffn_down": (self.n_embd, self.n_ff),
-        }
-
     def operations(self, n_tokens: int, rank: int) -> float:
         """Useful floating-point operations of a training step for one token of a sequence of n_tokens.
 
         A frozen matrix takes 2 operations a value forward and 2 for its input's gradient, an adapter 2 more for its
-        own. Attention's two products forward and four backward touch half the sequence on average. Nothing that is
-        computed twice counts.
+        own. Attention's two products forward and four backward touch half the sequence on average, or less in a
+        window. Nothing that is computed twice counts.
         """
         frozen = self.n_layer * sum(rows * cols for rows, cols in self.linears.values()) + self.n_vocab * self.n_embd
         adapter = self.n_layer * rank * sum(rows + cols for rows, cols in self.linears.values())
-        attention = self.n_layer * 6 * n_tokens * self.n_head * self.head_size
+        attention = 12.0 * self.keys(n_tokens) * self.n_head * self.head_size
         return 4.0 * frozen + 6.0 * adapter + attention
+
+    def keys(self, n_tokens: int) -> float:
+        """How many keys a query of a sequence of n_tokens meets on average, summed over the layers."""
+        period, window = self.facts.window_period, min(self.window, n_tokens)
+        n_windows = self.n_layer - self.n_layer // period if period and window else 0
+        in_window = window - window**2 / (2 * n_tokens) if n_windows else 0.0
+        return (self.n_layer - n_windows) * n_tokens / 2 + n_windows * in_window
 
 
 TINY = "tiny"
@@ -91,6 +90,19 @@ SHAPES = {
     "llama3.1-8b": Shape("llama", "llama-bpe", 128256, 32, 4096, 14336, 32, 8, 128, 131072, 5e5, 1e-5, False, 8.0),
     "mistral-7b": Shape("llama", "llama-spm", 32000, 32, 4096, 14336, 32, 8, 128, 32768, 1e6, 1e-5, False),
     "tinyllama-1.1b": Shape("llama", "llama-spm", 32000, 22, 2048, 5632, 32, 4, 64, 2048, 1e4, 1e-5, False),
+    "qwen3-0.6b": Shape("qwen3", "qwen2", 151936, 28, 1024, 3072, 16, 8, 128, 40960, 1e6, 1e-6, True),
+    "qwen3-1.7b": Shape("qwen3", "qwen2", 151936, 28, 2048, 6144, 16, 8, 128, 40960, 1e6, 1e-6, True),
+    "qwen3-4b": Shape("qwen3", "qwen2", 151936, 36, 2560, 9728, 32, 8, 128, 40960, 1e6, 1e-6, True),
+    "phi3-mini": Shape("phi3", "phi-3", 32064, 32, 3072, 8192, 32, 32, 96, 4096, 1e4, 1e-5, False, window=2047),
+    # Neither Gemma's tokenizer is there: SentencePiece in place of Gemma 2's, Gemma 4's in place of Gemma 3's.
+    "gemma2-2b": Shape(
+        *("gemma2", "llama-spm", 256000, 26, 2304, 9216, 8, 4, 256, 8192, 1e4, 1e-6, True),
+        window=4096,
+        score_cap=50.0,
+        logit_cap=30.0,
+    ),
+    "gemma3-1b": Shape("gemma3", "gemma-4", 262144, 26, 1152, 6912, 4, 1, 256, 32768, 1e6, 1e-6, True, window=512),
+    "smollm3-3b": Shape("smollm3", "llama-bpe", 128256, 36, 2048, 11008, 16, 4, 128, 65536, 5e6, 1e-6, True),
     # No public model: for the tests of the benchmarks.
     TINY: Shape("llama", "llama-spm", 32000, 2, 256, 320, 4, 2, 64, 2048, 1e4, 1e-5, False),
 }
@@ -137,8 +149,7 @@ def write_model(path: Path, shape: Shape, file_type: str, weights: Weights | Non
 
 
 def _metadata(shape: Shape) -> list[Field]:
-    prefix = shape.architecture
-    numbers = {
+    numbers: dict[str, float] = {
         "block_count": shape.n_layer,
         "context_length": shape.n_context,
         "embedding_length": shape.n_embd,
@@ -149,19 +160,48 @@ def _metadata(shape: Shape) -> list[Field]:
         "attention.value_length": shape.head_size,
         "rope.dimension_count": shape.head_size,
         "vocab_size": shape.n_vocab,
+        "rope.freq_base": shape.rope_base,
+        "attention.layer_norm_rms_epsilon": shape.rms_epsilon,
     }
+    where_set = {
+        "attention.sliding_window": shape.window,
+        "attn_logit_softcapping": shape.score_cap,
+        "final_logit_softcapping": shape.logit_cap,
+    }
+    numbers |= {key: value for key, value in where_set.items() if value}
+    return [
+        gguf_writer.text("general.architecture", shape.architecture),
+        gguf_writer.text("general.name", "random weights"),
+        *(
+            gguf_writer.scalar(f"{shape.architecture}.{key}", value)
+            for key, value in numbers.items()
+            if key not in shape.facts.unwritten
+        ),
+        *_tokenizer(shape),
+    ]
+
+
+def _tokenizer(shape: Shape) -> list[Field]:
     source = demo.BASE_MODEL
     if shape.vocabulary != DEMO_VOCABULARY:
         source = toolchain.locate().source / "models" / f"ggml-vocab-{shape.vocabulary}.gguf"
-    tokenizer = [field for key, field in read_gguf(source).fields.items() if key.startswith("tokenizer.")]
-    return [
-        gguf_writer.text("general.architecture", prefix),
-        gguf_writer.text("general.name", "random weights"),
-        gguf_writer.f32(f"{prefix}.rope.freq_base", shape.rope_base),
-        gguf_writer.f32(f"{prefix}.attention.layer_norm_rms_epsilon", shape.rms_epsilon),
-        *(gguf_writer.u32(f"{prefix}.{key}", value) for key, value in numbers.items()),
-        *tokenizer,
-    ]
+    fields = [field for key, field in read_gguf(source).fields.items() if key.startswith("tokenizer.")]
+    return [_padded(field, shape.n_vocab) for field in fields]
+
+
+def _padded(field: Field, n_vocab: int) -> Field:
+    """The field, with entries for unused tokens added where it has one entry for each token."""
+    unused: dict[str, Callable[[int], bytes]] = {
+        "tokenizer.ggml.tokens": lambda token: gguf_writer.text("", f"[PAD{token}]").raw,
+        "tokenizer.ggml.token_type": lambda _: struct.pack("<i", 5),
+        "tokenizer.ggml.scores": lambda _: struct.pack("<f", -10000.0),
+    }
+    if field.key not in unused:
+        return field
+    item_type, n_present = struct.unpack_from("<IQ", field.raw)
+    added = (unused[field.key](token) for token in range(n_present, n_vocab))
+    header = struct.pack("<IQ", item_type, n_vocab)
+    return Field(field.key, field.type, header + field.raw[len(header) :] + b"".join(added))
 
 
 def tensors(shape: Shape) -> list[TensorInfo]:
@@ -176,7 +216,7 @@ def tensors(shape: Shape) -> list[TensorInfo]:
     infos = [matrix("token_embd.weight", shape.n_vocab, shape.n_embd)]
     for layer in range(shape.n_layer):
         block = f"blk.{layer}."
-        infos += [vector(block + "attn_norm.weight", shape.n_embd), vector(block + "ffn_norm.weight", shape.n_embd)]
+        infos += [vector(f"{block}{name}.weight", size) for name, size in shape.norms.items()]
         for name, (rows, cols) in shape.linears.items():
             infos.append(matrix(f"{block}{name}.weight", rows, cols))
             if shape.biases and name in ("attn_q", "attn_k", "attn_v"):

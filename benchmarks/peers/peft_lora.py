@@ -11,20 +11,22 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.peak_rss import own_peak_rss_mb
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+MODEL_TYPES = {"gemma3": "gemma3_text"}  # where transformers calls an architecture otherwise
+NO_SDPA = ("gemma2",)  # caps its scores, which that kernel cannot
 
 
 def build(settings: dict[str, Any]) -> Any:
     """The model with random weights, made in its final type so that nothing larger ever existed."""
-    kinds: dict[str, Any] = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
-    make_config, make_model = kinds[settings["architecture"]]
-    config = make_config(
+    architecture = settings["architecture"]
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": settings["rope_base"]}
+    config = AutoConfig.for_model(
+        MODEL_TYPES.get(architecture, architecture),
         vocab_size=settings["n_vocab"],
         hidden_size=settings["n_embd"],
         intermediate_size=settings["n_ff"],
@@ -35,17 +37,20 @@ def build(settings: dict[str, Any]) -> Any:
         max_position_embeddings=settings["n_context"],
         rms_norm_eps=settings["rms_epsilon"],
         tie_word_embeddings=settings["tied"],
-        rope_parameters={"rope_type": "default", "rope_theta": settings["rope_base"]},
-        attn_implementation="sdpa",
+        rope_parameters={"full_attention": rope} if architecture == "gemma3" else rope,
+        sliding_window=settings["window"] or None,
+        attn_implementation="eager" if architecture in NO_SDPA else "sdpa",
         use_cache=False,
     )
     torch.set_default_dtype(getattr(torch, settings["dtype"]))
-    model = make_model(config)
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
     torch.set_default_dtype(torch.float32)
     if settings["checkpointing"]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    lora = LoraConfig(r=settings["rank"], lora_alpha=settings["rank"], target_modules=TARGETS, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=settings["rank"], lora_alpha=settings["rank"], target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     return get_peft_model(model, lora).train()
 
 

@@ -1,6 +1,7 @@
 """The benchmarks' models have the public models' sizes, llama-quantize's types, real tokenizers, and they train."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from benchmarks import shapes
 from cpuft.engine import Engine
 from cpuft.models.gguf import read_gguf
 from cpuft.toolchain import Toolchain
+from tests.engine.golden import Example
 
 SMALL = shapes.SHAPES[shapes.TINY]
 
@@ -23,6 +25,13 @@ PARAMETERS = {
     "llama3.1-8b": 8_030_261_248,
     "mistral-7b": 7_241_732_096,
     "tinyllama-1.1b": 1_100_048_384,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "phi3-mini": 3_821_079_552,
+    "gemma2-2b": 2_614_341_888,
+    "gemma3-1b": 999_885_952,
+    "smollm3-3b": 3_075_098_624,
 }
 
 
@@ -31,6 +40,23 @@ def test_parameters(name: str) -> None:
     infos = shapes.tensors(shapes.SHAPES[name])
     total = sum(int(np.prod(info.shape)) for info in infos if info.name != "rope_freqs.weight")
     assert total == PARAMETERS[name]
+
+
+# One of each architecture that no other test loads.
+NEW = ["qwen3-0.6b", "phi3-mini", "gemma2-2b", "gemma3-1b", "smollm3-3b"]
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_llama_cpp_reads_them(name: str, built: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all their layers and their whole vocabulary, but narrow."""
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(built.lib_dir))
+    from tests.engine.llama_cpp_loss import loss
+
+    shape = replace(shapes.SHAPES[name], n_embd=256, n_ff=256, n_head=4, n_head_kv=2, head_size=64)
+    shapes.write_model(tmp_path / "model.gguf", shape, "q4_k_m")
+    tokens = np.arange(0, shape.n_vocab, shape.n_vocab // 40, dtype=np.int32)
+    got = loss(tmp_path / "model.gguf", None, [Example(tokens, np.ones(len(tokens), np.uint8))])
+    assert got / (len(tokens) - 1) > 5.0, "random weights predict nothing"
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +93,14 @@ def test_useful_operations() -> None:
     assert base == pytest.approx(4 * PARAMETERS["qwen2.5-0.5b"], rel=1e-3)
     assert shape.operations(0, 16) / base == pytest.approx(1.03, abs=0.01)
     assert shape.operations(2048, 0) - base == 24 * 6 * 2048 * 14 * 64
+
+
+def test_a_window_meets_fewer_keys() -> None:
+    """Gemma 3 has 5 layers with a window in 6, so 22 of its 26."""
+    shape = shapes.SHAPES["gemma3-1b"]
+    assert shape.keys(512) == 26 * 256
+    mean = sum(min(query, 512) for query in range(1, 2049)) / 2048
+    assert shape.keys(2048) == pytest.approx(4 * 1024 + 22 * mean, rel=1e-2)
 
 
 def test_drawn_rows_fill_every_matrix(small_model: Path) -> None:

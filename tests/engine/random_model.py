@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from .architectures import ARCHITECTURES, Architecture
+from benchmarks.architectures import Block
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -45,10 +45,10 @@ class LongRope:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """A model's shape. Two specs that are equal give equal files."""
+class ModelSpec(Block):
+    """A model's shape; it is a Block of benchmarks/architectures.py. Two specs that are equal give equal files."""
 
-    architecture: str  # a key of ARCHITECTURES
+    architecture: str
     n_layer: int = 2
     n_embd: int = 96
     n_ff: int = 152
@@ -68,45 +68,9 @@ class ModelSpec:
     logit_cap: float = 0.0
 
     @property
-    def facts(self) -> Architecture:
-        """Those of the architecture."""
-        return ARCHITECTURES[self.architecture]
-
-    @property
     def n_vocab(self) -> int:
         """How many tokens the architecture's vocabulary has."""
         return len(vocabulary(self.architecture)[0])
-
-    @property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of each linear layer of a block, in the order of the C ABI."""
-        n_q, n_kv = self.n_head * self.head_size, self.n_head_kv * self.head_size
-        if self.facts.fused:
-            return {
-                "attn_qkv": (n_q + 2 * n_kv, self.n_embd),
-                "attn_output": (self.n_embd, n_q),
-                "ffn_up": (2 * self.n_ff, self.n_embd),
-                "ffn_down": (self.n_embd, self.n_ff),
-            }
-        return {
-            "attn_q": (n_q, self.n_embd),
-            "attn_k": (n_kv, self.n_embd),
-            "attn_v": (n_kv, self.n_embd),
-            "attn_output": (self.n_embd, n_q),
-            "ffn_gate": (self.n_ff, self.n_embd),
-            "ffn_up": (self.n_ff, self.n_embd),
-            "ffn_down": (self.n_embd, self.n_ff),
-        }
-
-    @property
-    def norms(self) -> dict[str, int]:
-        """The size of each norm of a block."""
-        sizes = {"attn_norm": self.n_embd, "ffn_norm": self.n_embd}
-        if self.facts.head_norms:
-            sizes |= {"attn_q_norm": self.head_size, "attn_k_norm": self.head_size}
-        if self.facts.post_norms:
-            sizes |= {"post_attention_norm": self.n_embd, "post_ffw_norm": self.n_embd}
-        return sizes
 
 
 def draw(seed: int, name: str, shape: tuple[int, ...], deviation: float) -> FloatArray:
@@ -270,19 +234,26 @@ class Tokenizer:
     add_space_prefix: bool | None = None  # None: the file does not say
 
 
+LLAMA = Tokenizer("llama", "default", ("<unk>", "<s>", "</s>"), bos=1, eos=2, unknown=0)
+GEMMA = Tokenizer(
+    "llama",
+    "default",
+    ("<pad>", "<eos>", "<bos>", "<unk>"),
+    bos=2,
+    eos=1,
+    unknown=3,
+    pad=0,
+    add_space_prefix=False,
+)
+QWEN = Tokenizer("gpt2", "qwen2", ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), bos=None, eos=300, pad=298)
 TOKENIZERS = {
-    "sentencepiece": Tokenizer("llama", "default", ("<unk>", "<s>", "</s>"), bos=1, eos=2, unknown=0),
-    "gemma": Tokenizer(
-        "llama",
-        "default",
-        ("<pad>", "<eos>", "<bos>", "<unk>"),
-        bos=2,
-        eos=1,
-        unknown=3,
-        pad=0,
-        add_space_prefix=False,
-    ),
-    "bpe": Tokenizer("gpt2", "qwen2", ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), bos=None, eos=300, pad=298),
+    "llama": LLAMA,
+    "phi3": LLAMA,
+    "gemma2": GEMMA,
+    "gemma3": GEMMA,
+    "qwen2": QWEN,
+    "qwen3": QWEN,
+    "smollm3": QWEN,
 }
 LETTERS = tuple("▁etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPV")[:44]
 
@@ -290,7 +261,7 @@ LETTERS = tuple("▁etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPV")[:44]
 def vocabulary(architecture: str) -> tuple[list[str], list[int], list[str]]:
     """(tokens, token types, merges) of an architecture's vocabulary."""
     normal, unknown, control, byte = 1, 2, 3, 6
-    tokenizer = TOKENIZERS[ARCHITECTURES[architecture].tokenizer]
+    tokenizer = TOKENIZERS[architecture]
     special = list(tokenizer.special)
     if tokenizer.model == "llama":
         letters = LETTERS[: 303 - 256 - len(special)]
@@ -313,7 +284,7 @@ def _byte_level_alphabet() -> list[str]:
 
 def _add_tokenizer(writer: gguf.GGUFWriter, architecture: str) -> None:
     tokens, types, merges = vocabulary(architecture)
-    tokenizer = TOKENIZERS[ARCHITECTURES[architecture].tokenizer]
+    tokenizer = TOKENIZERS[architecture]
     writer.add_tokenizer_model(tokenizer.model)
     writer.add_tokenizer_pre(tokenizer.pre)
     if merges:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .architectures import ARCHITECTURES, HEAD_SIZE_KEYS
+from benchmarks.architectures import ARCHITECTURES, HEAD_SIZE_KEYS
+
 from .comparison import batch, cosine, distance, gradients, open_case
 from .golden import Case
 from .random_model import LinearScaling, LongRope, ModelSpec, RopeScaling, write_model
