@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cpuft import toolchain
 from cpuft.errors import ToolchainError
+from tests.ollama import OllamaServer, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,3 +47,10 @@ def built() -> toolchain.Toolchain:
         return toolchain.locate()
     except ToolchainError as error:
         pytest.exit(f"{error} (`make test` does it)", returncode=2)
+
+
+@pytest.fixture(scope="session")
+def ollama_server(built: toolchain.Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    """Return a running Ollama with an empty store; skips where it can be neither found nor built."""
+    with serve(tmp_path_factory.mktemp("ollama"), built.lib_dir) as server:
+        yield server
