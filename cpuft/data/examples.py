@@ -60,6 +60,8 @@ class Formatter:
         template, messages, tools = self._template, chat.messages, chat.tools
         if template is None:
             raise ExampleError("the model has no chat template for a conversation: give prompt and completion, or text")
+        if messages[0]["role"] == "system" and not template.takes_system:
+            self.notes["the chat template has no system role: the system prompt went before the user's words"] = None
         whole = template.render(messages, tools=tools)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         prompts = [template.render(messages[:i], answer=True, tools=tools) for i in turns]
