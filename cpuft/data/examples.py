@@ -87,7 +87,7 @@ class Formatter:
         if answer is not None:
             return end, [answer]
         assert self._template is not None
-        common = _common_prefix(prompt, end)
+        common = common_prefix(prompt, end)
         before = self._template.render(chat.messages[:turn], tools=chat.tools)
         if len(before.removesuffix(self._tokenizer.eos_token)) <= common < len(end):
             asked = prompt[common:]
@@ -110,7 +110,7 @@ class Formatter:
             self._template.render([*chat.messages[:turn], {**message, "content": content}], tools=chat.tools)
             for content in ("One", "Two")
         )
-        start = _common_prefix(one, two)
+        start = common_prefix(one, two)
         if not end.startswith(one[:start]) or len(end) == start:
             raise ExampleError(f"the chat template rewrites what is before messages[{turn}], so it cannot be found")
         space, asked = (text[len(text.rstrip()) :] for text in (end[:start], prompt))
@@ -149,6 +149,6 @@ def _bytes(text: str, start: int, end: int) -> Span:
     return Span(first, first + len(text[start:end].encode()))
 
 
-def _common_prefix(one: str, two: str) -> int:
+def common_prefix(one: str, two: str) -> int:
     """How many characters two texts begin with alike."""
     return next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

@@ -21,7 +21,7 @@ from cpuft.errors import ModelError
 from cpuft.models.gguf import Gguf
 
 Message = Mapping[str, Any]
-PROBE = "cpuft-probe"
+PROBE = "cpuft-probe"  # stands for words that no template says itself
 
 
 class _GenerationTag(Extension):

@@ -4,18 +4,19 @@ Without one, Ollama may take a Go template of its own whose Jinja has a similar 
 """
 
 import datetime
+from collections.abc import Sequence
 
-from cpuft.data.records import ExampleError
-from cpuft.data.template import ChatTemplate, Message, chat_template_of
-from cpuft.deploy.families import DATE, Family
+from cpuft.data.examples import common_prefix
+from cpuft.data.template import Message, chat_template_of
+from cpuft.deploy.families import DATE, Family, default_system, prompt_of
 from cpuft.models.gguf import Gguf
 
 NAME = "derived"
-SYSTEM, ONE, TWO, THREE = "cpuft-system", "cpuft-one", "cpuft-two", "cpuft-three"
-TURNS: tuple[Message, ...] = (
-    {"role": "user", "content": ONE},
-    {"role": "assistant", "content": TWO},
-    {"role": "user", "content": THREE},
+CHAT: tuple[Message, ...] = (
+    {"role": "system", "content": "cpuft-system"},
+    {"role": "user", "content": "cpuft-one"},
+    {"role": "assistant", "content": "cpuft-two"},
+    {"role": "user", "content": "cpuft-three"},
 )
 
 
@@ -28,35 +29,35 @@ def derived_family(model: Gguf) -> Family | None:
     template, other_day = chat_template_of(model, DATE), chat_template_of(model, DATE + datetime.timedelta(400))
     if template is None or other_day is None:
         return None
-    whole = _around(template, (SYSTEM, ONE, TWO, THREE), ({"role": "system", "content": SYSTEM}, *TURNS))
-    plain = _around(template, (ONE, TWO, THREE), TURNS)
-    if whole is None or plain is None or plain != _around(other_day, (ONE, TWO, THREE), TURNS):
+    (whole, plain), tomorrow = (
+        [_around(prompt_of(day, chat, model), chat) for chat in (CHAT, CHAT[1:])] for day in (template, other_day)
+    )
+    if whole is None or plain is None or [whole, plain] != tomorrow:
         return None
     before_system, after_system, *rest = whole
     before_user, before_answer, between, ask = plain
+    if default_system(template) is not None:  # then SYSTEM says it, and the first turn is never without one
+        before_user = between[len(between) - common_prefix(after_system[::-1], between[::-1]) :]
     if rest != [before_answer, between, ask] or before_answer != ask or not between.endswith(before_user):
         return None
     after_answer = between[: len(between) - len(before_user)]
-    source = (
+    words = (before_system, after_system, before_user, before_answer, after_answer)
+    if any("{{" in text or '"' * 3 in text for text in words):  # a program to Go, or the end of the Modelfile's text
+        return None
+    first = (
         f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{after_system}{{{{ else }}}}{before_user}{{{{ end }}}}"
     )
-    source += f"{{{{ .Prompt }}}}{before_answer}{{{{ .Response }}}}{after_answer}"
-    if source.count("{{") != 6 or '"""' in source:  # its words would be read as a program, or end the Modelfile's text
-        return None
+    turn = f"{{{{ .Prompt }}}}{before_answer}{{{{ .Response }}}}{after_answer}"
     stop = (after_answer.strip(),) if after_answer.strip() else ()
-    return Family(NAME, model.path.name, "".join(whole), source, stop)
+    return Family(NAME, model.path.name, "".join(whole), first + turn, stop)
 
 
-def _around(template: ChatTemplate, said: tuple[str, ...], messages: tuple[Message, ...]) -> list[str] | None:
-    """What the prompt has before, between and after these texts, without the BOS; None unless it has each once."""
-    try:
-        rest = template.render(messages, answer=True).removeprefix(template.bos_token)
-    except ExampleError:
+def _around(prompt: str | None, chat: Sequence[Message]) -> list[str] | None:
+    """What the prompt has before, between and after the messages' words; None unless it has each of them once."""
+    if prompt is None or any(prompt.count(message["content"]) != 1 for message in chat):
         return None
     around = []
-    for text in said:
-        if rest.count(text) != 1:
-            return None
-        before, _, rest = rest.partition(text)
+    for message in chat:
+        before, _, prompt = prompt.partition(message["content"])
         around.append(before)
-    return [*around, rest]
+    return [*around, prompt]

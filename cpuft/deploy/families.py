@@ -11,14 +11,15 @@ begins a text: llama.cpp adds it.
 
 import datetime
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cpuft.data.records import ExampleError
-from cpuft.data.template import ChatTemplate, chat_template_of
+from cpuft.data.template import PROBE, ChatTemplate, Message, chat_template_of
 from cpuft.models.gguf import Gguf
 
 # The conversation whose prompt tells the families apart. Its spaces show which template trims what.
-CONVERSATION = (
+CONVERSATION: tuple[Message, ...] = (
     {"role": "system", "content": " system "},
     {"role": "user", "content": " one "},
     {"role": "assistant", "content": " two "},
@@ -249,25 +250,36 @@ def family_of(model: Gguf) -> Family | None:
     Raises ModelError where the template is not valid Jinja.
     """
     template = chat_template_of(model, DATE)
-    prompt = None if template is None else _prompt(template)
+    prompt = None if template is None else prompt_of(template, CONVERSATION, model)
     return next((family for family in FAMILIES if family.prompt == prompt), None)
 
 
 def default_system(template: ChatTemplate) -> str | None:
-    """What the template itself says as system prompt where a conversation has none; None where it says nothing.
-
-    Raises ExampleError where the template refuses a plain question.
-    """
-    probe, question = "cpuft-system-probe", {"role": "user", "content": "question"}
-    given = template.render([{"role": "system", "content": probe}, question], answer=True)
-    before, _, after = given.partition(probe)
-    default = template.render([question], answer=True)
+    """What the template itself says as system prompt where a conversation has none; None where it says nothing."""
+    question = {"role": "user", "content": "question"}
+    given = _render(template, [{"role": "system", "content": PROBE}, question])
+    default = _render(template, [question])
+    if given is None or default is None or PROBE not in given:
+        return None
+    before, _, after = given.partition(PROBE)
     within = default.startswith(before) and default.endswith(after) and len(default) > len(before) + len(after)
-    return default[len(before) : len(default) - len(after)] if within and probe in given else None
+    return default[len(before) : len(default) - len(after)] if within else None
 
 
-def _prompt(template: ChatTemplate) -> str | None:
+def adds_bos(model: Gguf) -> bool | None:
+    """Whether llama.cpp puts the BOS before a text; None where only the kind of tokenizer decides."""
+    value = model.get("tokenizer.ggml.add_bos_token")
+    return None if value is None else bool(value)
+
+
+def prompt_of(template: ChatTemplate, messages: Sequence[Message], model: Gguf) -> str | None:
+    """The prompt without a BOS that llama.cpp adds; None where the template refuses the conversation."""
+    prompt = _render(template, messages)
+    return prompt if prompt is None or adds_bos(model) is False else prompt.removeprefix(template.bos_token)
+
+
+def _render(template: ChatTemplate, messages: Sequence[Message]) -> str | None:
     try:
-        return template.render(CONVERSATION, answer=True).removeprefix(template.bos_token)
+        return template.render(messages, answer=True)
     except ExampleError:
         return None

@@ -8,6 +8,7 @@ its own that it found similar; which one depends on its release and on the model
 import dataclasses
 import datetime
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from typing import Any
 import httpx
 import ollama
 
+from cpuft.data.examples import common_prefix
 from cpuft.data.template import ChatTemplate, Message, chat_template_of
+from cpuft.deploy.families import adds_bos
 from cpuft.deploy.modelfile import Modelfile, Parameters, modelfile_of
 from cpuft.errors import OllamaError
 from cpuft.models.gguf import Gguf, read_gguf
@@ -35,6 +38,8 @@ SYSTEM = {"role": "system", "content": "Be terse.\nBe <kind>."}
 # With a system prompt and without, one turn and three.
 CONVERSATIONS: tuple[tuple[Message, ...], ...] = (QUESTION[:1], (SYSTEM, *QUESTION[:1]), QUESTION, (SYSTEM, *QUESTION))
 
+POLL_SECONDS = 0.05
+UNLOAD_SECONDS = 5.0
 # What has been done: a phase, bytes done, bytes in all (0: unknown).
 Progress = Callable[[str, int, int], None]
 
@@ -129,6 +134,18 @@ class _Server(ollama.Client):
         )
         for state in states:
             self.progress(state.status or "", 0, 0)
+        self._unload(name)
+
+    def _unload(self, name: str) -> None:
+        """Ends the process that runs the model's file, if one does.
+
+        It was started for the template that the model, or another one of the same file, had before, and Ollama goes on
+        using it: a prompt then comes out as ChatML, whatever the file's template says.
+        """
+        self.generate(name, keep_alive=0)
+        deadline = time.monotonic() + UNLOAD_SECONDS
+        while time.monotonic() < deadline and any(_expired(entry.expires_at) for entry in self.ps().models):
+            time.sleep(POLL_SECONDS)
 
     def rendered(self, name: str, messages: Sequence[Message]) -> str | None:
         """The prompt that the model would be asked; None from a release that does not tell."""
@@ -167,6 +184,10 @@ class _CountedStream(httpx.SyncByteStream):
             self._told(done)
 
 
+def _expired(when: datetime.datetime | None) -> bool:
+    return when is not None and when <= datetime.datetime.now(datetime.UTC)
+
+
 @contextmanager
 def _connection(host: str | None, progress: Progress) -> Iterator[_Server]:
     """A server that answers; turns its failures into OllamaError."""
@@ -183,10 +204,15 @@ def _connection(host: str | None, progress: Progress) -> Iterator[_Server]:
 
 
 def _check_free(server: _Server, job: ImportJob) -> None:
-    taken = {entry.model for entry in server.list().models}
-    name = job.name if ":" in job.name.rpartition("/")[2] else f"{job.name}:latest"
-    if name in taken and not job.replace:
-        raise OllamaError(f"Ollama already has a model {name}: choose another name, or replace it with --replace")
+    taken = any(_same(job.name, entry.model or "") for entry in server.list().models)
+    if taken and not job.replace:
+        raise OllamaError(f"Ollama already has a model {job.name}: choose another name, or replace it with --replace")
+
+
+def _same(name: str, listed: str) -> bool:
+    """Whether a name as a user writes it is one that Ollama lists, which has a tag and knows no upper case."""
+    tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    return tagged.casefold() == listed.casefold()
 
 
 # ---- The comparison -------------------------------------------------------------------------------------------------
@@ -216,15 +242,11 @@ def _with_system(modelfile: Modelfile, messages: Sequence[Message]) -> Sequence[
 def _tokenized_alike(model: Gguf, template: ChatTemplate, text: str) -> set[str]:
     """The texts that become the same tokens: where llama.cpp adds the BOS itself, the prompt must not begin with it."""
     bare = text.removeprefix(template.bos_token)
-    adds_bos = model.get("tokenizer.ggml.add_bos_token")
-    if adds_bos is None:  # then llama.cpp decides by the kind of tokenizer, and either may be right
-        return {text, bare}
-    return {bare if adds_bos else text}
+    adds = adds_bos(model)
+    return {text, bare} if adds is None else {bare if adds else text}
 
 
 def _difference(expected: str, rendered: str) -> str:
     """Where two texts part, in a few words."""
-    pairs = zip(expected, rendered, strict=False)
-    start = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(expected), len(rendered)))
-    start = max(0, start - 10)
+    start = max(0, common_prefix(expected, rendered) - 10)
     return f"it says {rendered[start : start + 60]!r} where the training text has {expected[start : start + 60]!r}"

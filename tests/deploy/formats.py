@@ -76,8 +76,11 @@ class Format:
             return file.read_text(encoding="utf-8")
         return str(read_gguf(MODELS / f"ggml-vocab-{self.template}.gguf").get("tokenizer.chat_template"))
 
-    def write(self, path: Path, *, with_template: bool = True) -> Path:
-        """Writes a tiny model of this format, with or without the Jinja template in its file."""
+    def write(self, path: Path, *, with_template: bool = True, add_bos: bool = True) -> Path:
+        """Writes a tiny model of this format, with or without the Jinja template in its file.
+
+        add_bos: whether its metadata ask for the BOS, where the format has one.
+        """
         special = ("<unk>", self.bos or "<|endoftext|>", self.eos)
         return write_tiny_model(
             path,
@@ -85,7 +88,7 @@ class Format:
             n_ctx=2048,
             chat_template=self.jinja if with_template else None,
             special=(*special, *(text for text in self.family.stop if text not in special)),
-            add_bos=bool(self.bos),
+            add_bos=add_bos and bool(self.bos),
         )
 
 
