@@ -55,7 +55,13 @@ class OllamaServer:
 
     def rendered(self, name: str, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt that the model would be asked, or why there is none."""
-        body = {"model": name, "messages": list(messages), "stream": False, "_debug_render_only": True}
+        body = {
+            "model": name,
+            "messages": list(messages),
+            "stream": False,
+            "truncate": False,
+            "_debug_render_only": True,
+        }
         answer = httpx.post(f"http://{self.host}/api/chat", json=body, timeout=60, trust_env=False).json()
         return str(answer.get("_debug_info", {}).get("rendered_template", answer))
 

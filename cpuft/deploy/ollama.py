@@ -19,6 +19,7 @@ import httpx
 import ollama
 
 from cpuft.data.examples import common_prefix
+from cpuft.data.records import ExampleError
 from cpuft.data.template import ChatTemplate, Message, chat_template_of
 from cpuft.deploy.families import adds_bos
 from cpuft.deploy.modelfile import Modelfile, Parameters, modelfile_of
@@ -223,16 +224,21 @@ def _compare(server: _Server, name: str, modelfile: Modelfile, model: Gguf) -> t
     template = chat_template_of(model, datetime.date.today())
     if template is None:
         return "", 0, "the file has no chat template, so there is no training text to compare with Ollama's prompts"
+    n_prompts = 0
     for n, messages in enumerate(CONVERSATIONS):
         server.progress(f"comparing prompts ({n + 1} of {len(CONVERSATIONS)})", 0, 0)
+        asked = messages if modelfile.system is None or messages[0] is SYSTEM else _with_system(modelfile, messages)
+        try:
+            expected = template.render(asked, answer=True)
+        except ExampleError:
+            continue  # then it refuses such a conversation in training, too
         rendered = server.rendered(name, messages)
         if rendered is None:
             return "", 0, "this release of Ollama does not show its prompts, so they were not compared"
-        asked = messages if modelfile.system is None or messages[0] is SYSTEM else _with_system(modelfile, messages)
-        expected = template.render(asked, answer=True)
         if rendered not in _tokenized_alike(model, template, expected):
-            return _difference(expected, rendered), n + 1, None
-    return "", len(CONVERSATIONS), None
+            return _difference(expected, rendered), n_prompts, None
+        n_prompts += 1
+    return "", n_prompts, None if n_prompts else "the chat template refuses plain conversations, so none was compared"
 
 
 def _with_system(modelfile: Modelfile, messages: Sequence[Message]) -> Sequence[Message]:

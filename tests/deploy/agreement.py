@@ -40,10 +40,14 @@ class Agreement:
     own: bool
 
 
-def compare(format_: Format, folder: Path, ollama: OllamaServer) -> Agreement:
-    """Compares every prompt of CONVERSATIONS; leaves no model in Ollama."""
-    model = format_.write(folder / "model.gguf")
-    bare = format_.write(folder / "bare.gguf", with_template=False)  # then Ollama cannot prefer the Jinja
+def compare(format_: Format, model: Path, bare: Path, ollama: OllamaServer) -> Agreement:
+    """Compares every prompt of CONVERSATIONS; leaves no model in Ollama.
+
+    model: the file to write.
+    bare:  a model without a chat template, so that Ollama cannot prefer Jinja. Its vocabulary does not matter for a Go
+           template, so all formats share one file, and Ollama needs one process for them.
+    """
+    format_.write(model)
     template = chat_template_of(read_gguf(model), datetime.date.today())
     assert template is not None
     default = default_system(template)

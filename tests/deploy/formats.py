@@ -76,8 +76,8 @@ class Format:
             return file.read_text(encoding="utf-8")
         return str(read_gguf(MODELS / f"ggml-vocab-{self.template}.gguf").get("tokenizer.chat_template"))
 
-    def write(self, path: Path, *, with_template: bool = True, add_bos: bool = True) -> Path:
-        """Writes a tiny model of this format, with or without the Jinja template in its file.
+    def write(self, path: Path, *, add_bos: bool = True) -> Path:
+        """Writes a tiny model of this format.
 
         add_bos: whether its metadata ask for the BOS, where the format has one.
         """
@@ -86,7 +86,7 @@ class Format:
             path,
             n_layer=1,
             n_ctx=2048,
-            chat_template=self.jinja if with_template else None,
+            chat_template=self.jinja,
             special=(*special, *(text for text in self.family.stop if text not in special)),
             add_bos=add_bos and bool(self.bos),
         )
