@@ -100,7 +100,11 @@ def test_a_format_is_derived_where_words_stand_around_turns(turn: str, tmp_path:
     "source",
     [
         "{% for m in messages %}{{ m.content | upper }}{% endfor %}",  # its words are not the messages'
-        "{{ date_string }}{% for m in messages %}[{{ m.content }}]{% endfor %}",  # tomorrow they are others
+        # tomorrow they are others
+        (
+            "{% for m in messages %}{{ date_string }}[{{ m.content }}]{% endfor %}"
+            "{% if add_generation_prompt %}{{ date_string }}[{% endif %}"
+        ),
         "{% for m in messages %}{{ '{{' }}{{ m.content }}{% endfor %}",  # a program to Go
         "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",  # each turn differs
         "{{ messages[0].content }}",
