@@ -7,6 +7,7 @@ CpuftError                 exit 1: our own fault
     ├── DatasetError       a JSONL file or one of its examples
     ├── ModelError         a GGUF model
     ├── AdapterError       a LoRA adapter
+    ├── OllamaError        Ollama is not there, refuses, or renders prompts otherwise
     ├── ResourceError      memory, disk or time that is not there
     └── ToolchainError     compiler, download, checksum, a tool that is not built
 
@@ -44,6 +45,10 @@ class ModelError(UserError):
 
 class AdapterError(UserError):
     """An adapter file is missing, damaged or made for another base model."""
+
+
+class OllamaError(UserError):
+    """Ollama does not answer, refuses, or would ask a model in another way than it was trained."""
 
 
 class ResourceError(UserError):

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,10 +41,32 @@ class OllamaServer:
     models: Path
     client: "ollama.Client"
 
-    def create(self, name: str, model: Path, *, template: str | None = None, license: str | None = None) -> None:
+    def create(
+        self,
+        name: str,
+        model: Path,
+        *,
+        template: str | None = None,
+        license: str | None = None,
+        system: str | None = None,
+    ) -> None:
         """Imports a GGUF file under `name`; `template` is a Go template that stands in for the file's own."""
         files = {model.name: self.client.create_blob(model)}
-        self.client.create(name, files=files, template=template, license=license)
+        self.client.create(name, files=files, template=template, license=license, system=system)
+
+    def rendered(self, name: str, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt that the model would be asked, or why there is none."""
+        import httpx
+
+        body = {
+            "model": name,
+            "messages": list(messages),
+            "stream": False,
+            "truncate": False,
+            "_debug_render_only": True,
+        }
+        answer = httpx.post(f"http://{self.host}/api/chat", json=body, timeout=60, trust_env=False).json()
+        return str(answer.get("_debug_info", {}).get("rendered_template", answer))
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ COMMANDS = {
     "quantize": "cpuft.cli.models:quantize",
     "adapter": "cpuft.cli.adapter:adapter",
     "models": "cpuft.cli.catalog:models",
+    "import-ollama": "cpuft.cli.deploy:import_ollama",
     "generate": "cpuft.cli.generate:generate",
     "eval": "cpuft.cli.evaluate:evaluate",
     "demo": "cpuft.cli.demo:demo",

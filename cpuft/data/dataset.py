@@ -7,8 +7,8 @@ from pathlib import Path
 from cpuft.data.alignment import AlignedTokenizer, Tokenizer
 from cpuft.data.examples import Example, Formatter
 from cpuft.data.records import ExampleError, Record, read_records
-from cpuft.data.template import ChatTemplate
-from cpuft.errors import DatasetError, ModelError
+from cpuft.data.template import chat_template_of, special_token
+from cpuft.errors import DatasetError
 from cpuft.models.gguf import Gguf
 
 MOST_FAULTS = 20  # shown; the rest is counted
@@ -32,10 +32,8 @@ class Dataset:
 
 def formatter_of(model: Gguf, tokenizer: Tokenizer, date: datetime.date) -> Formatter:
     """The formatter for a model: its tokenizer and the chat template in its file. Raises ModelError."""
-    bos, eos = (_special_token(model, tokenizer, f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
-    source = model.get("tokenizer.chat_template")
-    template = ChatTemplate(str(source), model.path, bos_token=bos, eos_token=eos, date=date) if source else None
-    return Formatter(AlignedTokenizer(tokenizer, bos_token=bos, eos_token=eos), template)
+    bos, eos = special_token(model, "bos"), special_token(model, "eos")
+    return Formatter(AlignedTokenizer(tokenizer, bos_token=bos, eos_token=eos), chat_template_of(model, date))
 
 
 def load_dataset(path: Path, formatter: Formatter, *, max_length: int, limit: str, truncate: bool) -> Dataset:
@@ -87,13 +85,3 @@ def _together(path: Path, faults: list[str]) -> str:
     more = len(faults) - MOST_FAULTS
     shown = faults[:MOST_FAULTS] + ([f"and {more} more"] if more > 0 else [])
     return "\n  ".join([f"{path}: {len(faults)} examples cannot be used:", *shown])
-
-
-def _special_token(model: Gguf, tokenizer: Tokenizer, key: str) -> str:
-    """The text of a token that the metadata name, "" where there is none."""
-    token = model.get(key)
-    if token is None:
-        return ""
-    if not isinstance(token, int) or not 0 <= token < 2**31:
-        raise ModelError(f"{model.path}: {key} is {token!r}, expected the number of a token, so the file is damaged")
-    return tokenizer.detokenize([token], render_special=True).decode(errors="replace")

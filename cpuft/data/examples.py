@@ -60,6 +60,8 @@ class Formatter:
         template, messages, tools = self._template, chat.messages, chat.tools
         if template is None:
             raise ExampleError("the model has no chat template for a conversation: give prompt and completion, or text")
+        if messages[0]["role"] == "system" and not template.takes_system:
+            self.notes["the chat template has no system role: the system prompt went before the user's words"] = None
         whole = template.render(messages, tools=tools)
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         prompts = [template.render(messages[:i], answer=True, tools=tools) for i in turns]
@@ -85,7 +87,7 @@ class Formatter:
         if answer is not None:
             return end, [answer]
         assert self._template is not None
-        common = _common_prefix(prompt, end)
+        common = common_prefix(prompt, end)
         before = self._template.render(chat.messages[:turn], tools=chat.tools)
         if len(before.removesuffix(self._tokenizer.eos_token)) <= common < len(end):
             asked = prompt[common:]
@@ -108,7 +110,7 @@ class Formatter:
             self._template.render([*chat.messages[:turn], {**message, "content": content}], tools=chat.tools)
             for content in ("One", "Two")
         )
-        start = _common_prefix(one, two)
+        start = common_prefix(one, two)
         if not end.startswith(one[:start]) or len(end) == start:
             raise ExampleError(f"the chat template rewrites what is before messages[{turn}], so it cannot be found")
         space, asked = (text[len(text.rstrip()) :] for text in (end[:start], prompt))
@@ -147,6 +149,6 @@ def _bytes(text: str, start: int, end: int) -> Span:
     return Span(first, first + len(text[start:end].encode()))
 
 
-def _common_prefix(one: str, two: str) -> int:
+def common_prefix(one: str, two: str) -> int:
     """How many characters two texts begin with alike."""
     return next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

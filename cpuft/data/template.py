@@ -18,9 +18,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cpuft.data.records import ExampleError
 from cpuft.errors import ModelError
+from cpuft.models.gguf import Gguf
 
 Message = Mapping[str, Any]
-PROBE = "cpuft-probe"
+PROBE = "cpuft-probe"  # stands for words that no template says itself
 
 
 class _GenerationTag(Extension):
@@ -39,6 +40,7 @@ class ChatTemplate:
     source:    Jinja; model is the file it came from, for messages.
     bos_token: the text of the token that begins a text; likewise eos_token.
     date:      what the template is told when it asks for today, so that a run gives the same text on another day.
+    takes_system: whether a system message reaches the text; if not, it is put before the user's first words.
     """
 
     def __init__(self, source: str, model: Path, *, bos_token: str, eos_token: str, date: datetime.date) -> None:
@@ -56,14 +58,14 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelError(f"{model}: its chat template is not valid Jinja: {error}") from error
-        self._takes_system = self._supports_system()
+        self.takes_system = self._supports_system()
 
     def render(self, messages: Sequence[Message], *, answer: bool = False, tools: Sequence[Any] | None = None) -> str:
         """The text of a conversation; `answer` adds what comes before the assistant's next words.
 
         Raises ExampleError with the template's own words where it refuses the conversation.
         """
-        if not self._takes_system:
+        if not self.takes_system:
             messages = _system_into_user(messages)
         try:
             return self._render(messages, answer, tools)
@@ -87,6 +89,26 @@ class ChatTemplate:
             return PROBE in self._render([{"role": "system", "content": PROBE}, {"role": "user", "content": "a"}], True)
         except Exception:  # as in render
             return False
+
+
+def chat_template_of(model: Gguf, date: datetime.date) -> ChatTemplate | None:
+    """The chat template in a model's file, None where it has none. Raises ModelError."""
+    source = model.get("tokenizer.chat_template")
+    if not source:
+        return None
+    bos, eos = special_token(model, "bos"), special_token(model, "eos")
+    return ChatTemplate(str(source), model.path, bos_token=bos, eos_token=eos, date=date)
+
+
+def special_token(model: Gguf, name: str) -> str:
+    """The text of the "bos" or "eos" token, "" where the model has none. Raises ModelError."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    token, tokens = model.get(key), model.get("tokenizer.ggml.tokens")
+    if token is None:
+        return ""
+    if not isinstance(tokens, list) or not isinstance(token, int) or not 0 <= token < len(tokens):
+        raise ModelError(f"{model.path}: {key} is {token!r}, expected the number of a token, so the file is damaged")
+    return str(tokens[token])
 
 
 def _system_into_user(messages: Sequence[Message]) -> Sequence[Message]:

@@ -14,7 +14,7 @@ from cpuft.data.records import ExampleError
 from cpuft.data.template import ChatTemplate
 from cpuft.errors import ModelError
 from tests.data.vocabulary import MODELS
-from tests.models import tiny
+from tests.models.tiny import write_tiny_model
 
 USER = {"role": "user", "content": "Hi"}
 TEMPLATES = [  # each has a convention of its own: dates, system messages, roles, trimming
@@ -96,10 +96,9 @@ def test_a_system_message_that_the_template_drops_goes_to_the_user() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_llama_server_renders_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_server_renders_the_same(name: str, tmp_path: Path) -> None:
     source = (MODELS / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    monkeypatch.setattr(tiny, "CHAT_TEMPLATE", source)
-    model = tiny.write_tiny_model(tmp_path / "m.gguf", n_layer=1)
+    model = write_tiny_model(tmp_path / "m.gguf", n_layer=1, chat_template=source)
     ours = ChatTemplate(source, model, bos_token="<s>", eos_token="</s>", date=datetime.date.today())
     with LlamaServer(model, threads=1) as server:
         for chat in (CHAT[:2], CHAT):

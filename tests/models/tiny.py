@@ -31,10 +31,16 @@ def write_tiny_model(
     tied: bool = False,
     half: bool = False,
     seed: int = 0,
+    chat_template: str | None = CHAT_TEMPLATE,
+    special: tuple[str, ...] = SPECIAL,
+    add_bos: bool = False,
 ) -> Path:
-    """Writes a model with random weights in F32 (or matrices in F16, where `half` is set)."""
+    """Writes a model with random weights in F32 (or matrices in F16, where `half` is set).
+
+    special: the unknown token, BOS, EOS, and further control tokens.
+    """
     rng = np.random.default_rng(seed)
-    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *LETTERS]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *LETTERS]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
@@ -51,12 +57,13 @@ def write_tiny_model(
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * len(tokens))
-    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * len(LETTERS)])
+    writer.add_token_types([2, *[3] * (len(special) - 1), *[6] * 256, *[1] * len(LETTERS)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_add_bos_token(add_bos)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
 
     def matrix(name: str, rows: int, columns: int) -> None:
         values = (rng.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)

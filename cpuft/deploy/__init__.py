@@ -1,0 +1,1 @@
+"""Bringing a tuned model into use: its Modelfile, and the import into Ollama."""

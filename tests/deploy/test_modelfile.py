@@ -1,0 +1,107 @@
+"""Proves that the Modelfile is the specification's, and that a real `ollama create` reads it as it was meant."""
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cpuft.deploy.families import CHATML
+from cpuft.deploy.modelfile import Modelfile, Parameters, modelfile_of, read_system
+from cpuft.errors import ConfigError
+from cpuft.models.gguf import read_gguf
+from cpuft.toolchain import Toolchain
+from tests.deploy.formats import FORMATS
+from tests.ollama import OllamaServer, program
+
+(QWEN25,) = (format_ for format_ in FORMATS if format_.name == "Qwen2.5")
+# The specification's Modelfile for Qwen2.5, without its FROM line.
+SPECIFIED = '''TEMPLATE """{{ if .System }}<|im_start|>system
+{{ .System }}<|im_end|>
+{{ end }}{{ if .Prompt }}<|im_start|>user
+{{ .Prompt }}<|im_end|>
+{{ end }}<|im_start|>assistant
+"""
+
+PARAMETER stop "<|im_start|>"
+PARAMETER stop "<|im_end|>"
+PARAMETER temperature 0.7
+PARAMETER top_p 0.9
+PARAMETER top_k 40
+'''
+# What it lacks: the end of an answer, without which a second turn reads on in the first, and what the model's own
+# template says where a conversation has no system prompt.
+ADDED = [
+    "{{ .Response }}<|im_end|>",
+    'SYSTEM """You are Qwen, created by Alibaba Cloud. You are a helpful assistant."""',
+    "",
+]
+
+
+def write(folder: Path, system: str | None = None, **parameters: int) -> Modelfile:
+    model = read_gguf(QWEN25.write(folder / "a model.gguf"))
+    return modelfile_of(model, system=system, parameters=Parameters(**parameters))
+
+
+def test_the_specification_s_modelfile(tmp_path: Path) -> None:
+    first, *lines = write(tmp_path).text().splitlines()
+    assert first == f"FROM {tmp_path / 'a model.gguf'}"
+    specified = iter(["", *SPECIFIED.splitlines()])
+    expected = next(specified)
+    added = []
+    for line in lines:
+        if line == expected:
+            expected = next(specified, "nothing")
+        else:
+            added.append(line)
+    assert expected == "nothing"
+    assert added == ADDED
+
+
+def test_parameters_that_were_given(tmp_path: Path) -> None:
+    assert "PARAMETER num_ctx 8192\n" in write(tmp_path, num_ctx=8192).text()
+
+
+@pytest.mark.parametrize("system", ['Say "yes".\n\n  Then {{ .Stop }}\t# stop\nPARAMETER seed 1 \\ ☃', '"', "a\\nb"])
+def test_ollama_create_reads_it(system: str, tmp_path: Path, ollama_server: OllamaServer, built: Toolchain) -> None:
+    modelfile = write(tmp_path, system=system, top_k=7)
+    (tmp_path / "Modelfile").write_text(modelfile.text(), encoding="utf-8")
+    done = subprocess.run(
+        [program(built.lib_dir), "create", "by-file:v1", "-f", tmp_path / "Modelfile"],
+        env={**os.environ, "OLLAMA_HOST": ollama_server.host, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = ollama_server.client.show("by-file:v1")
+    assert shown.modelfile is not None
+    assert CHATML.template in shown.modelfile
+    assert shown.parameters is not None
+    parameters = sorted(line.split() for line in shown.parameters.splitlines())
+    assert parameters == sorted(
+        [["stop", '"<|im_start|>"'], ["stop", '"<|im_end|>"'], ["temperature", "0.7"], ["top_p", "0.9"], ["top_k", "7"]]
+    )
+    rendered = ollama_server.rendered("by-file:v1", [{"role": "user", "content": "a"}])
+    ollama_server.client.delete("by-file:v1")
+    assert rendered.startswith(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\na<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("system", "fault"), [('say """', 'holds """'), ("a\u00a0b", r"holds U\+00A0"), ("\u200d", r"holds U\+200D")]
+)
+def test_a_text_that_a_modelfile_cannot_hold(system: str, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"the system prompt {fault}.*without --modelfile-only"):
+        write(tmp_path, system=system).text()
+    with pytest.raises(ConfigError, match='the template holds """'):
+        replace(write(tmp_path), template='"""').text()
+
+
+def test_a_system_prompt_s_file(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("\n Be terse. \n", encoding="utf-8")
+    assert read_system(tmp_path / "s.txt") == "Be terse."
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    for name in ("b.txt", "nothing.txt"):
+        with pytest.raises(ConfigError, match=rf"{name}: cannot read the system prompt"):
+            read_system(tmp_path / name)
