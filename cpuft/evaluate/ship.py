@@ -33,7 +33,7 @@ from cpuft.models.gguf import Gguf, read_gguf
 from cpuft.models.imatrix import ImportanceMatrix
 from cpuft.models.merge import merge, merged_size, needs_importance, refuse_overwriting
 
-UNQUANTIZED = ("f32", "f16", "bf16")  # an importance matrix changes nothing of them
+UNWEIGHED = ("f32", "f16", "bf16", "q8_0")  # ggml writes these without a look at an importance matrix
 # Where there is no test set, speed is that of the answers to this, so often.
 SPEED_QUESTION, SPEED_ANSWERS = "Explain in some sentences why the sky is blue.", 3
 
@@ -189,7 +189,7 @@ def _candidates(job: ShipJob, base: Gguf) -> list[_Candidate]:
     for file_type in dict.fromkeys(job.types):
         if file_type in without:
             found.append(_Candidate(file_type, None, merged_size(base, file_type)))
-        if matrix is not None and file_type not in UNQUANTIZED:
+        if matrix is not None and file_type not in UNWEIGHED:
             found.append(_Candidate(file_type, matrix, merged_size(base, file_type, matrix)))
     return found
 
