@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from cpuft import toolchain
 from cpuft.data.batches import epoch_order
-from cpuft.data.dataset import Dataset, formatter_of, load_dataset
+from cpuft.data.dataset import formatter_of, load_dataset
+from cpuft.data.examples import Formatter
+from cpuft.data.records import ExampleError, read_records
 from cpuft.engine import Engine
 from cpuft.errors import DatasetError
 from cpuft.files import disk_errors
@@ -37,27 +39,31 @@ def importance_matrix(source: Path, model: Path, *, adapter: Path | None = None,
     return read_imatrix(source if is_imatrix(source) else _computed(source, model, adapter, threads))
 
 
-def calibration_text(engine: Engine, dataset: Dataset, max_tokens: int = MAX_TOKENS) -> bytes:
-    """The examples one after another as text, in an order that mixes them, up to about so many tokens."""
+def calibration_text(engine: Engine, formatter: Formatter, data: Path, max_tokens: int = MAX_TOKENS) -> str:
+    """What is trained on, example after example in an order that mixes them, up to about so many tokens.
+
+    Raises DatasetError, which lists the faults of all examples by file:line.
+    """
+    most = int(engine.facts["n_ctx_train"])
+    load_dataset(data, formatter, max_length=most, limit="the model's context length", truncate=False)
+    records = [record for _, record in read_records(data) if not isinstance(record, ExampleError)]
+    texts = [text for record in records for text in formatter.texts(record)]
     parts, n_tokens = [], 0
-    for i in epoch_order(len(dataset.examples), seed=0, epoch=0):
-        tokens = dataset.examples[i].tokens
-        if n_tokens > 0 and n_tokens + tokens.size > max_tokens:
+    for i in epoch_order(len(texts), seed=0, epoch=0):
+        length = len(engine.tokenize(texts[i]))
+        if n_tokens > 0 and n_tokens + length > max_tokens:
             break
-        parts.append(engine.detokenize(tokens.tolist(), render_special=True))
-        n_tokens += tokens.size
-    return b"".join(parts)
+        parts.append(texts[i])
+        n_tokens += length
+    return "".join(parts)
 
 
 def _computed(data: Path, model: Path, adapter: Path | None, threads: int) -> Path:
     """The file in the cache, computed where it is not there yet."""
     with Engine(model, threads=threads) as engine:
-        formatter = formatter_of(read_gguf(model), engine, datetime.date.today())
-        most = int(engine.facts["n_ctx_train"])
-        dataset = load_dataset(data, formatter, max_length=most, limit="the model's context length", truncate=False)
-        text = calibration_text(engine, dataset)
-        n_tokens = len(engine.tokenize(text.decode(errors="replace"), add_special=True))
-    context = min(CONTEXT, most, n_tokens // 2)
+        text = calibration_text(engine, formatter_of(read_gguf(model), engine, datetime.date.today()), data)
+        n_tokens = len(engine.tokenize(text, add_special=True))
+        context = min(CONTEXT, int(engine.facts["n_ctx_train"]), n_tokens // 2)
     if context < MIN_CONTEXT:
         raise DatasetError(
             f"{data}: {n_tokens} tokens, expected at least {2 * MIN_CONTEXT} to compute an importance matrix from"
@@ -72,7 +78,7 @@ def _computed(data: Path, model: Path, adapter: Path | None, threads: int) -> Pa
     ):
         file.parent.mkdir(parents=True, exist_ok=True)
         written = Path(folder) / data.name  # the matrix takes down this name
-        written.write_bytes(text)
+        written.write_text(text, encoding="utf-8")
         compute_imatrix(
             model,
             written,
@@ -85,8 +91,8 @@ def _computed(data: Path, model: Path, adapter: Path | None, threads: int) -> Pa
     return file
 
 
-def _key(model: Path, adapter: Path | None, text: bytes, context: int) -> str:
-    parts = [toolchain.locate().root.name, str(context), hashlib.sha256(text).hexdigest()]
+def _key(model: Path, adapter: Path | None, text: str, context: int) -> str:
+    parts = [toolchain.locate().root.name, str(context), hashlib.sha256(text.encode()).hexdigest()]
     for path in (model, adapter):
         if path is not None:
             with path.open("rb") as stream:

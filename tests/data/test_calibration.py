@@ -1,5 +1,6 @@
 """Proves that llama-imatrix reads the training text as the chat template writes it, once for a model and data set."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -9,10 +10,9 @@ import pytest
 from cpuft.data import calibration
 from cpuft.data.batches import epoch_order
 from cpuft.data.calibration import calibration_text, importance_matrix
-from cpuft.data.dataset import Dataset
+from cpuft.data.dataset import formatter_of, load_dataset
 from cpuft.engine import Engine
 from cpuft.errors import DatasetError
-from cpuft.evaluate.fidelity import validation_examples
 from cpuft.models.adapter import write_adapter
 from cpuft.models.gguf import read_gguf
 from cpuft.models.imatrix import read_imatrix
@@ -42,14 +42,14 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_text_is_what_is_trained_on(model: Path, tmp_path: Path) -> None:
     path = write_chats(tmp_path / "train.jsonl", 5)
     with Engine(model) as engine:
-        examples = validation_examples(read_gguf(model), engine, path, None)
-        text = calibration_text(engine, Dataset(path, examples, 0)).decode()
+        formatter = formatter_of(read_gguf(model), engine, datetime.date.today())
+        text = calibration_text(engine, formatter, path)
         order = epoch_order(5, seed=0, epoch=0)
         assert text == "".join(f"<s>user\nsay {i}</s><s>assistant\nit is {i}, you said</s>" for i in order)
+        examples = load_dataset(path, formatter, max_length=512, limit="", truncate=False).examples
         trained = np.concatenate([examples[i].tokens for i in order])
         assert engine.tokenize(text, add_special=True) == trained.tolist()
-        shorter = calibration_text(engine, Dataset(path, examples, 0), max_tokens=examples[0].tokens.size * 2)
-        assert shorter.decode().count("user") == 2
+        assert calibration_text(engine, formatter, path, max_tokens=examples[0].tokens.size * 2).count("user") == 2
 
 
 def test_a_matrix_is_computed_once(model: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_importance_is_the_mean_square_of_the_input(model: Path, matrix: Path, f
     assert found.of(read_gguf(model).tensors["token_embd.weight"]) is None
 
 
-@pytest.mark.parametrize("file_type", ["q4_0", "q4_k_m", "q2_k_s", "iq2_xxs", "iq4_xs"])
+@pytest.mark.parametrize("file_type", ["q4_0", "q4_k_m", "q2_k_s", "iq2_xxs"])
 def test_merge_equals_llama_quantize(file_type: str, model: Path, adapter: Path, matrix: Path, tmp_path: Path) -> None:
     merge(model, tmp_path / "f32.gguf", adapter_path=adapter, file_type="f32")
     llama_quantize("--imatrix", matrix, tmp_path / "f32.gguf", tmp_path / "theirs.gguf", file_type)
