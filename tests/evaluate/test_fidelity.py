@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
@@ -37,9 +38,10 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-def log_probabilities(logits: FloatArray) -> FloatArray:
-    shifted = logits.astype(np.float64)
-    return shifted - np.log(np.exp(shifted).sum())
+def log_probabilities(logits: FloatArray) -> npt.NDArray[np.float64]:
+    values = logits.astype(np.float64)
+    normalizer: float = np.log(np.exp(values).sum())
+    return values - normalizer
 
 
 def test_divergence_by_hand(folder: Path) -> None:

@@ -94,7 +94,7 @@ def test_the_matrix_changes_the_bytes(model: Path, matrix: Path, tmp_path: Path)
 def test_the_older_format_equals_llama_quantize(model: Path, matrix: Path, tmp_path: Path) -> None:
     old = tmp_path / "imatrix.dat"
     tool = toolchain.locate().tool("llama-imatrix")
-    command = [tool, "-m", model, "--in-file", matrix, "--output-format", "dat", "-o", old]
+    command = [str(tool), "-m", str(model), "--in-file", str(matrix), "--output-format", "dat", "-o", str(old)]
     subprocess.run(command, check=True, capture_output=True)
     llama_quantize("--imatrix", old, model, tmp_path / "theirs.gguf", "q4_0")
     merge(model, tmp_path / "ours.gguf", file_type="q4_0", imatrix=read_imatrix(old))
