@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES
 
 from cpuft import toolchain
 from cpuft.errors import EngineError, ModelError, ResourceError
@@ -28,6 +28,8 @@ TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "f
 
 # How AdamW's moments are kept, in the order of `enum cpuft_moments`.
 MOMENTS = ("f32", "8bit")
+# ggml_type -> values and bytes of a block; Q2_0 (42) is younger than the gguf package.
+BLOCK_SIZES = {int(type): size for type, size in GGML_QUANT_SIZES.items()} | {42: (64, 18)}
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -383,15 +385,13 @@ def dequantize(type: int, data: npt.NDArray[np.uint8], rows: int, cols: int, thr
     return values
 
 
-def quantize(
-    type: int, values: FloatArray, importance: FloatArray | None = None, threads: int = 0
-) -> npt.NDArray[np.uint8]:
+def quantize(type: int, values: FloatArray, importance: FloatArray | None = None, threads: int = 0) -> ByteArray:
     """Return the bytes of a float32 matrix (rows, cols) in ggml type `type`, weighted by `importance` [cols]."""
     source = np.ascontiguousarray(values, np.float32)
     rows, cols = source.shape
     if importance is not None and (importance.shape != (cols,) or importance.dtype != np.float32):
         raise EngineError(f"the importance of {cols} columns must be as many float32 values")
-    block_values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(type)]
+    block_values, block_bytes = BLOCK_SIZES[type]
     nbytes = rows * (cols // block_values) * block_bytes
     data = np.empty(nbytes, np.uint8)
     _call(

@@ -40,8 +40,6 @@ FIXED_ARGUMENTS = (
 )
 POLL_SECONDS = 0.02
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
-# Only what this module sets may reach the server: a user's LLAMA_ARG_* would change answers behind our back.
-FOREIGN_VARIABLES = re.compile(r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_LOG_|HF_TOKEN$")
 
 
 class LlamaServer:
@@ -128,7 +126,7 @@ class LlamaServer:
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         server = toolchain.locate().tool("llama-server")
-        environment = {name: value for name, value in os.environ.items() if not FOREIGN_VARIABLES.match(name)}
+        environment = toolchain.tool_environment()
         environment["LLAMA_API_KEY"] = self.api_key  # not on the command line, where every user could read it
         bound = [sys.executable, "-I", "-S", bound_process.__file__, str(os.getpid())]
         with disk_errors(self.log), self.log.open("wb") as log:

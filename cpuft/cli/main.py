@@ -24,6 +24,8 @@ COMMANDS = {
     "train": "cpuft.cli.train:train",
     "merge": "cpuft.cli.models:merge",
     "quantize": "cpuft.cli.models:quantize",
+    "fidelity": "cpuft.cli.fidelity:fidelity",
+    "ship": "cpuft.cli.ship:ship",
     "adapter": "cpuft.cli.adapter:adapter",
     "models": "cpuft.cli.catalog:models",
     "import-ollama": "cpuft.cli.deploy:import_ollama",

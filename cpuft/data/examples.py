@@ -46,8 +46,14 @@ class Formatter:
 
         Raises ExampleError where nothing can be learned from the record.
         """
-        texts = self._conversation(record) if isinstance(record, Chat) else [self._plain(record)]
-        return [self._example(text, answers, source) for text, answers in texts]
+        return [self._example(text, answers, source) for text, answers in self._written(record)]
+
+    def texts(self, record: Record) -> list[str]:
+        """The texts that `examples` turns into tokens. Raises ExampleError."""
+        return [text for text, _ in self._written(record)]
+
+    def _written(self, record: Record) -> list[tuple[str, list[Span]]]:
+        return self._conversation(record) if isinstance(record, Chat) else [self._plain(record)]
 
     def _plain(self, record: Completion | Text) -> tuple[str, list[Span]]:
         prompt, text = ("", record.text) if isinstance(record, Text) else (record.prompt, record.completion)

@@ -60,6 +60,12 @@ class Adapter:
         """What B A is multiplied with."""
         return self.alpha / self.tensors[weight + SUFFIX_A].shape[0] if self.alpha else 1.0
 
+    def delta(self, weight: str, first: int, count: int) -> FloatArray:
+        """Rows [first, first + count) of scale * B A, (count, n_in): what a merge adds to the weight."""
+        a, b = self.pair(weight)
+        scaled: FloatArray = np.multiply(b[first : first + count], self.scale(weight), dtype=np.float32)
+        return scaled @ a
+
     @property
     def n_params(self) -> int:
         """How many values the adapter has."""

@@ -36,7 +36,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "tied_head": "output.weight" not in file.tensors,
         "types": _types(file),
         "licence": _licence(file),
-        "merges": _merges(file),
+        "merges": merges_of(file),
         "chat_template": file.get("tokenizer.chat_template"),
         "tensors": [
             {"name": tensor.name, "shape": list(tensor.shape), "type": tensor.type.name, "bytes": tensor.size}
@@ -153,7 +153,7 @@ def _types(file: Gguf) -> dict[str, dict[str, int]]:
     return dict(sorted(types.items(), key=lambda item: -item[1]["bytes"]))
 
 
-def _merges(file: Gguf) -> list[dict[str, Any]]:
+def merges_of(file: Gguf) -> list[dict[str, Any]]:
     """What cpuft merged into this file, the first merge first."""
     merges: dict[str, dict[str, Any]] = {}
     for key in file.fields:

@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from cpuft.engine import BLOCK_SIZES
 from cpuft.errors import ModelError
 
 MAGIC = b"GGUF"
@@ -46,7 +47,8 @@ class TensorType(NamedTuple):
         return columns // self.block_values * self.block_bytes
 
 
-TYPES = {int(t): TensorType(int(t), t.name.lower(), *size) for t, size in gguf.GGML_QUANT_SIZES.items()}
+TYPES = {42: TensorType(42, "q2_0", *BLOCK_SIZES[42])}  # younger than the gguf package
+TYPES |= {int(t): TensorType(int(t), t.name.lower(), *BLOCK_SIZES[int(t)]) for t in gguf.GGML_QUANT_SIZES}
 TYPES_BY_NAME = {t.name: t for t in TYPES.values()}
 
 

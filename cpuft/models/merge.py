@@ -24,6 +24,7 @@ from cpuft.models import gguf_writer
 from cpuft.models.adapter import Adapter, check_base, read_adapter
 from cpuft.models.gguf import Field, Gguf, Tensor, TensorType, read_gguf
 from cpuft.models.gguf_writer import TensorInfo
+from cpuft.models.imatrix import FloatArray, ImportanceMatrix
 from cpuft.models.mixture import Mixture, mixture
 
 KEEP = "keep"
@@ -33,7 +34,7 @@ CHUNK_VALUES = 4 << 20
 NEEDS_IMPORTANCE = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
-Progress = Callable[[int, int], None]  # called with the bytes of the base that were just done, and with all of them
+Progress = Callable[[int, int], object]  # called with the bytes of the base that were just done, and with all of them
 
 
 @dataclass(frozen=True)
@@ -59,36 +60,49 @@ class _Adapted:
     weights: frozenset[str]  # those whose B is not zero: the others change nothing and keep their bytes
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What becomes of one tensor."""
+
+    type: TensorType
+    adapted: _Adapted | None
+    importance: FloatArray | None  # [matrices, columns]
+    threads: int
+
+
 def merge(
     base_path: Path,
     output: Path,
     *,
     adapter_path: Path | None = None,
     file_type: str = KEEP,
+    imatrix: ImportanceMatrix | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Writes base + adapter to `output`, whole or not at all.
 
     file_type: "keep" (each tensor's type stays) or a name that llama-quantize knows, such as "q4_k_m".
+    imatrix:   how much each column matters, which quantizing then weighs; some types cannot do without.
     Raises ModelError, AdapterError, ConfigError (an impossible type), ResourceError (the disk is full).
     """
     began = time.monotonic()
     base = _read_base(base_path)
-    _refuse_overwriting(output, [base_path] if adapter_path is None else [base_path, adapter_path])
+    refuse_overwriting(output, [base_path] if adapter_path is None else [base_path, adapter_path])
     adapted = None if adapter_path is None else _read_adapted(adapter_path, base)
-    chosen = None if file_type == KEEP else mixture(base, file_type)
-    targets = {name: tensor.type for name, tensor in base.tensors.items()} if chosen is None else chosen.types
+    chosen, infos = _chosen(base, file_type, imatrix)
     weights = frozenset() if adapted is None else adapted.weights
-    _refuse_missing_importance(base, targets, weights, chosen)
-    infos = [TensorInfo(name, tensor.shape, targets[name]) for name, tensor in base.tensors.items()]
-    _refuse_full_disk(output, sum(info.size + base.alignment for info in infos))
+    quantized = [info for info in infos if info.name in weights or info.type != base.tensors[info.name].type]
+    importance = {} if imatrix is None else {info.name: imatrix.of(base.tensors[info.name]) for info in quantized}
+    _refuse_missing_importance(base, quantized, importance, chosen)
+    _refuse_full_disk(output, _size(base, infos))
     total = base.weight_bytes
     with atomic_write(output) as temporary, temporary.open("wb") as target, base_path.open("rb") as source:
-        gguf_writer.write_header(target, _fields(base, adapted, chosen), infos, base.alignment)
+        gguf_writer.write_header(target, _fields(base, adapted, chosen, imatrix), infos, base.alignment)
         for info in infos:
-            part = adapted if info.name in weights else None
-            for source_bytes, data in _output_chunks(base, base.tensors[info.name], info.type, part, source, threads):
+            tensor, part = base.tensors[info.name], adapted if info.name in weights else None
+            change = _Change(info.type, part, importance.get(info.name), threads)
+            for source_bytes, data in _output_chunks(base, tensor, change, source):
                 target.write(data.data)
                 if progress is not None:
                     progress(source_bytes, total)
@@ -103,6 +117,27 @@ def merge(
         types=dict(Counter(info.type.name for info in infos)),
         seconds=time.monotonic() - began,
     )
+
+
+def merged_size(base: Gguf, file_type: str, imatrix: ImportanceMatrix | None = None) -> int:
+    """About how many bytes a merge into a type writes, at least."""
+    return _size(base, _chosen(base, file_type, imatrix)[1])
+
+
+def needs_importance(base: Gguf, file_type: str) -> bool:
+    """Whether a model cannot be quantized to a type without an importance matrix. Raises ConfigError: no such type."""
+    return mixture(base, file_type).needs_importance
+
+
+def _chosen(base: Gguf, file_type: str, imatrix: ImportanceMatrix | None) -> tuple[Mixture | None, list[TensorInfo]]:
+    """The mixture of a file type, None where each tensor keeps its own, and the tensors as they will be."""
+    chosen = None if file_type == KEEP else mixture(base, file_type, None if imatrix is None else imatrix.path)
+    types = {name: tensor.type for name, tensor in base.tensors.items()} if chosen is None else chosen.types
+    return chosen, [TensorInfo(name, tensor.shape, types[name]) for name, tensor in base.tensors.items()]
+
+
+def _size(base: Gguf, infos: list[TensorInfo]) -> int:
+    return sum(info.size + base.alignment for info in infos)
 
 
 def _read_base(path: Path) -> Gguf:
@@ -122,7 +157,8 @@ def _read_adapted(path: Path, base: Gguf) -> _Adapted:
     return _Adapted(adapter, path, frozenset(w for w in adapter.weights if adapter.pair(w)[1].any()))
 
 
-def _refuse_overwriting(output: Path, inputs: list[Path]) -> None:
+def refuse_overwriting(output: Path, inputs: list[Path]) -> None:
+    """Raises ConfigError unless a merged file can be written to `output` without harm."""
     for path in inputs:
         if output.exists() and os.path.samefile(output, path):
             raise ConfigError(f"{output}: the output is also an input: give another path to --output")
@@ -130,16 +166,27 @@ def _refuse_overwriting(output: Path, inputs: list[Path]) -> None:
 
 
 def _refuse_missing_importance(
-    base: Gguf, targets: dict[str, TensorType], weights: frozenset[str], chosen: Mixture | None
+    base: Gguf, quantized: list[TensorInfo], importance: dict[str, FloatArray | None], chosen: Mixture | None
 ) -> None:
-    converted = [n for n, t in base.tensors.items() if n in weights or targets[n] != t.type]
-    lacking = sorted({targets[n].name for n in converted} & NEEDS_IMPORTANCE)
-    if lacking or (chosen is not None and chosen.needs_importance):
-        name = KEEP if chosen is None else chosen.name
+    name = KEEP if chosen is None else chosen.name
+    needing = NEEDS_IMPORTANCE | ({"q2_k"} if name == "q2_k_s" else set())
+    lacking = [i for i in quantized if i.type.name in needing and importance.get(i.name) is None and _is_layer(i.name)]
+    if lacking and importance:
         raise ConfigError(
-            f"{base.path}: the type {name} needs an importance matrix{f' for {lacking[0]}' if lacking else ''}, "
-            "which cpuft does not compute: choose a type such as q4_k_m, q5_k_m or q8_0"
+            f"{base.path}: the importance matrix says nothing of {lacking[0].name}, which {name} cannot be made "
+            "without: compute it from a longer text, or choose a type such as q4_k_m"
         )
+    if lacking or (chosen is not None and chosen.needs_importance):
+        raise ConfigError(
+            f"{base.path}: the type {name} needs an importance matrix{f' for {lacking[0].name}' if lacking else ''}: "
+            "give --imatrix with a file of llama-imatrix or with training data to compute it from, or choose a type "
+            "such as q4_k_m, q5_k_m or q8_0"
+        )
+
+
+def _is_layer(name: str) -> bool:
+    """Whether llama-imatrix can measure a weight: the embedding and the head are quantized without."""
+    return name not in ("token_embd.weight", "output.weight")
 
 
 def _refuse_full_disk(output: Path, needed: int) -> None:
@@ -150,12 +197,16 @@ def _refuse_full_disk(output: Path, needed: int) -> None:
         )
 
 
-def _fields(base: Gguf, adapted: _Adapted | None, chosen: Mixture | None) -> list[Field]:
+def _fields(
+    base: Gguf, adapted: _Adapted | None, chosen: Mixture | None, imatrix: ImportanceMatrix | None
+) -> list[Field]:
     """The base's metadata in their order, the file type brought up to date, and a note of each merge so far."""
     fields = dict(base.fields)
     if chosen is not None:
         fields["general.file_type"] = gguf_writer.u32("general.file_type", chosen.number)
         fields["general.quantization_version"] = gguf_writer.u32("general.quantization_version", QUANTIZATION_VERSION)
+    if imatrix is not None:
+        fields.update({note.key: note for note in imatrix.notes()})
     if adapted is not None:
         count = base.integer("general.cpuft.merge_count", 0)
         prefix = f"general.cpuft.merge.{count}."
@@ -173,25 +224,38 @@ def _fields(base: Gguf, adapted: _Adapted | None, chosen: Mixture | None) -> lis
 
 
 def _output_chunks(
-    base: Gguf, tensor: Tensor, type_: TensorType, adapted: _Adapted | None, source: BinaryIO, threads: int
+    base: Gguf, tensor: Tensor, change: _Change, source: BinaryIO
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     """(bytes read, bytes to write) for each chunk of rows of a tensor.
 
-    Where type and values change: dequantizes, adds the adapter's delta, and quantizes to `type_`. Else: as it is.
+    Where type or values change: dequantizes, adds the adapter's delta, and quantizes. Else: as it is.
     """
+    adapted = change.adapted
     for first, count in base.row_chunks(tensor, CHUNK_VALUES):
         data = base.read_rows(source, tensor, first, count)
-        if type_ == tensor.type and adapted is None:
+        if change.type == tensor.type and adapted is None:
             yield data.nbytes, data
             continue
-        values = engine.dequantize(tensor.type.id, data, count, tensor.columns, threads)
+        values = engine.dequantize(tensor.type.id, data, count, tensor.columns, change.threads)
         if adapted is not None:
-            a, b = adapted.adapter.pair(tensor.name)
-            values += (np.float32(adapted.adapter.scale(tensor.name)) * b[first : first + count]) @ a
+            values += adapted.adapter.delta(tensor.name, first, count)
         if not _finite(values):
             cause = "" if adapted is None else f" once {adapted.path} is merged in"
             raise ModelError(f"{base.path}: tensor {tensor.name} holds values that are not finite{cause}")
-        yield data.nbytes, engine.quantize(type_.id, values, threads=threads)
+        yield data.nbytes, _quantize(values, first, tensor, change)
+
+
+def _quantize(values: FloatArray, first: int, tensor: Tensor, change: _Change) -> npt.NDArray[np.uint8]:
+    """The bytes of a tensor's rows from `first` on; the rows of each expert are weighed with its own importance."""
+    if change.importance is None:
+        return engine.quantize(change.type.id, values, threads=change.threads)
+    height = tensor.rows // len(change.importance)
+    parts = []
+    for start in sorted({0, *range(-first % height, len(values), height)}):
+        end = min(len(values), start + height - (first + start) % height)
+        importance = change.importance[(first + start) // height]
+        parts.append(engine.quantize(change.type.id, values[start:end], importance, change.threads))
+    return np.concatenate(parts)
 
 
 def _finite(values: npt.NDArray[np.float32]) -> bool:

@@ -7,6 +7,7 @@ that print is equal to llama-quantize by construction, in every release.
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from cpuft import toolchain
 from cpuft.errors import ConfigError, ModelError, ToolchainError
@@ -29,7 +30,7 @@ class Mixture:
     name: str  # as the user wrote it, in lower case
     number: int  # llama_ftype, the value of general.file_type
     types: dict[str, TensorType]  # tensor name -> type
-    needs_importance: bool  # llama-quantize would refuse it without an importance matrix
+    needs_importance: bool  # llama-quantize would refuse it, for it was asked without an importance matrix
 
 
 def file_types() -> dict[str, int]:
@@ -41,12 +42,13 @@ def file_types() -> dict[str, int]:
     return types
 
 
-def mixture(base: Gguf, file_type: str) -> Mixture:
-    """The types that llama-quantize would give to the tensors of a model."""
+def mixture(base: Gguf, file_type: str, imatrix: Path | None = None) -> Mixture:
+    """The types that llama-quantize would give to the tensors of a model; an importance matrix changes some."""
     known = file_types()
     if file_type not in known:
         raise ConfigError(f"unknown type {file_type!r}, expected keep or one of {', '.join(known)}")
-    result = _run("--allow-requantize", "--dry-run", str(base.path.absolute()), file_type.upper())
+    importance = () if imatrix is None else ("--imatrix", str(imatrix.absolute()))
+    result = _run("--allow-requantize", *importance, "--dry-run", str(base.path.absolute()), file_type.upper())
     if result.returncode != 0:
         raise ModelError(f"{base.path}: llama-quantize cannot read the model: {_last_line(result.stderr)}")
     types = {}

@@ -2,11 +2,15 @@
 
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cpuft.errors import ToolchainError
 from cpuft.toolchain import cache, cpu, sources
+
+# Settings of llama.cpp's programs that a user has for himself: they would change results behind our back.
+FOREIGN_VARIABLES = re.compile(r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_LOG_|HF_TOKEN$")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ def record(toolchain: Toolchain) -> None:
         "cpu_features": sorted(cpu.cpu_features()),
     }
     cache.write_json(_record_path(), entry)
+
+
+def tool_environment() -> dict[str, str]:
+    """Return the environment for a program of llama.cpp: this process's, without what sets llama.cpp's options."""
+    return {name: value for name, value in os.environ.items() if not FOREIGN_VARIABLES.match(name)}
 
 
 def use_llama_cpp() -> None:

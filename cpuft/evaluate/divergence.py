@@ -1,0 +1,130 @@
+"""How far a model's predictions are from another's at the supervised tokens of a data set.
+
+Logits of a whole data set may take many gigabytes. So the reference's are written to a temporary file, example by
+example, and read back beside those of each model that is compared: one model is open and one example's logits are in
+memory at a time.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from cpuft.data.examples import Example
+from cpuft.engine import Engine, FloatArray
+from cpuft.errors import ModelError, ResourceError
+
+Float64Array = npt.NDArray[np.float64]
+BLOCK_VALUES = 1 << 21  # logits that are turned into float64 at a time
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How a model does on the supervised tokens, all means over them in nats.
+
+    loss:     -log p(token).
+    kl:       KL(reference || model) = sum over the vocabulary of p_reference (log p_reference - log p_model).
+    same_top: the share of tokens at which both find the same token the most likely one.
+    """
+
+    n_tokens: int
+    loss: float
+    kl: float
+    same_top: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return float(np.exp(self.loss))
+
+
+class ReferenceLogits:
+    """What a model predicts at every supervised token, on disk. Use it as a context manager.
+
+    The file has no name, so nothing of it is left behind, even by a killed process.
+    Raises ResourceError where the disk cannot hold it.
+    """
+
+    def __init__(self, engine: Engine, examples: Sequence[Example]) -> None:
+        self._examples, self._width = examples, int(engine.facts["n_vocab"])
+        self.n_bytes = sum(example.n_supervised for example in examples) * self._width * np.dtype(np.float32).itemsize
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if free < self.n_bytes:
+            raise ResourceError(
+                f"{tempfile.gettempdir()}: the logits of the validation data take {self.n_bytes / 1e6:,.0f} MB and "
+                f"{free / 1e6:,.0f} MB are free: give --limit for fewer examples, or set TMPDIR to another disk"
+            )
+        self._file = tempfile.TemporaryFile(prefix="cpuft-logits-")  # noqa: SIM115 - closed by close()
+        losses = []
+        for example, logits in self._predictions(engine, "base + adapter"):
+            self._file.write(logits.data)
+            for labels, block in _blocks(example, logits):
+                losses.append(-_log_softmax(block)[np.arange(labels.size), labels])
+        loss = float(np.concatenate(losses).mean())
+        self.own = Divergence(sum(map(len, losses)), loss, kl=0.0, same_top=1.0)
+
+    def compare(self, engine: Engine, name: str) -> Divergence:
+        """How far an engine's model is from the reference. `name` is shown while it computes.
+
+        Raises ModelError where the model has another vocabulary or gives values that are not finite.
+        """
+        if int(engine.facts["n_vocab"]) != self._width:
+            raise ModelError(
+                f"{name}: the vocabulary has {engine.facts['n_vocab']} tokens, expected {self._width} as in the base"
+            )
+        self._file.seek(0)
+        n_tokens, loss, divergence, n_same = 0, 0.0, 0.0, 0
+        for example, logits in self._predictions(engine, name):
+            stored = np.fromfile(self._file, np.float32, logits.size).reshape(logits.shape)
+            for (labels, mine), (_, theirs) in zip(_blocks(example, logits), _blocks(example, stored), strict=True):
+                model, reference = _log_softmax(mine), _log_softmax(theirs)
+                n_tokens += labels.size
+                loss -= float(model[np.arange(labels.size), labels].sum())
+                divergence += float((np.exp(reference) * (reference - model)).sum())
+                n_same += int((mine.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        if not np.isfinite(loss + divergence):
+            raise ModelError(f"{name}: the model predicts values that are not finite")
+        return Divergence(n_tokens, loss / n_tokens, max(0.0, divergence / n_tokens), n_same / n_tokens)
+
+    def close(self) -> None:
+        """Frees the disk."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _predictions(self, engine: Engine, name: str) -> Iterator[tuple[Example, FloatArray]]:
+        """Each example with the logits (S, V) that predict its S supervised tokens."""
+        total = sum(example.tokens.size for example in self._examples)
+        with tqdm(total=total, desc=name, unit="token", leave=False, disable=None, delay=1) as bar:
+            for example in self._examples:
+                targets = np.flatnonzero(example.supervised)
+                read = example.tokens[: targets[-1]]  # what is behind predicts nothing that counts
+                yield example, engine.logits(read, np.array([read.size], np.int64))[targets - 1]
+                bar.update(example.tokens.size)
+
+
+def _blocks(example: Example, logits: FloatArray) -> Iterator[tuple[npt.NDArray[np.int32], FloatArray]]:
+    """The supervised tokens and the rows that predict them, a few rows at a time."""
+    labels = example.tokens[example.supervised > 0]
+    step = max(1, BLOCK_VALUES // logits.shape[1])
+    for first in range(0, labels.size, step):
+        yield labels[first : first + step], logits[first : first + step]
+
+
+def _log_softmax(logits: FloatArray) -> Float64Array:
+    values = logits.astype(np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
+    return values

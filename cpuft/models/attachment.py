@@ -1,0 +1,41 @@
+"""Puts an adapter file onto an engine to ask it for answers: any adapter, not only one that this engine could train.
+
+The engine's own adapter has one rank and one scale for all its weights. A file's pairs may differ in both, so each pair
+is padded with zeros to the largest rank and carries its scale in B: the product is the same.
+"""
+
+import re
+
+import numpy as np
+
+from cpuft.engine import TARGETS, Engine
+from cpuft.errors import AdapterError
+from cpuft.models.adapter import SUFFIX_A, SUFFIX_B, Adapter
+
+LAYER_WEIGHT = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+
+
+def attach_adapter(engine: Engine, adapter: Adapter) -> None:
+    """Replaces the engine's adapter by one that adds what `adapter` adds, weight by weight.
+
+    Raises AdapterError where it changes a weight that the engine cannot adapt.
+    """
+    places = {weight: LAYER_WEIGHT.fullmatch(weight) for weight in adapter.weights}
+    foreign = [weight for weight, place in places.items() if place is None or place[2] not in TARGETS]
+    if foreign:
+        raise AdapterError(
+            f"the adapter changes {foreign[0]}, which cpuft cannot compute with: it knows {', '.join(TARGETS)}"
+        )
+    found = [place for place in places.values() if place is not None]
+    engine.adapter_init(
+        rank=adapter.rank,
+        alpha=adapter.rank,  # a scale of 1
+        targets=[target for target in TARGETS if any(place[2] == target for place in found)],
+        first_layer=min(int(place[1]) for place in found),
+    )
+    engine.parameters[...] = 0
+    views = {tensor.name: tensor.view(engine.parameters) for tensor in engine.adapter_tensors}
+    for weight in adapter.weights:
+        a, b = adapter.pair(weight)
+        views[weight + SUFFIX_A][: len(a)] = a
+        views[weight + SUFFIX_B][:, : len(a)] = np.float32(adapter.scale(weight)) * b
