@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.fresh_process import figures_of
 from benchmarks.peak_rss import own_peak_rss_mb
-from cpuft.engine import TARGETS, Batch, Engine
+from cpuft.engine import Batch, Engine
 from cpuft.errors import CpuftError
 
 # The optimizers as configurations name them, and how each keeps AdamW's moments.
@@ -39,7 +39,7 @@ class Settings:
     activations: Activations = "keep"
     optimizer: str = "adamw"
     rank: int = 16
-    n_targets: int = len(TARGETS)  # the first so many of TARGETS
+    n_targets: int | None = None  # the first so many of the model's; None: all
 
 
 def run_engine(settings: Settings) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         engine.adapter_init(
             rank=settings.rank,
             alpha=settings.rank,
-            targets=TARGETS[: settings.n_targets],
+            targets=engine.facts["targets"][: settings.n_targets],
             moments=OPTIMIZERS[settings.optimizer],
         )
         engine.set_activations(settings.activations)

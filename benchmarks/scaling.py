@@ -21,7 +21,7 @@ from benchmarks.options import (
 )
 from benchmarks.report import Row, print_rows, rates
 from benchmarks.shapes import model_file
-from cpuft.engine import TARGETS
+from cpuft.config import MODULES
 from cpuft.toolchain.cpu import available_cpus
 
 # What is varied: the field of Settings, and its values by default; the others stay as the options say.
@@ -30,7 +30,7 @@ VALUES = {
     "threads": tuple(range(1, available_cpus() + 1)),
     "length": (256, 512, 1024, 2048, 4096, 8192),
     "rank": (1, 4, 8, 16, 32, 64, 128, 256),
-    "targets": tuple(range(1, len(TARGETS) + 1)),
+    "targets": tuple(range(1, len(MODULES) + 1)),
 }
 COLUMNS = ("by", "value", "tok_s", "tok_s_min", "tok_s_max", "speedup", "efficiency", "peak_rss_mb")
 
@@ -85,7 +85,7 @@ def measure(
             "value": value,
             "tokens": settings.tokens,
             "rank": settings.rank,
-            "n_targets": settings.n_targets,
+            "n_targets": settings.n_targets or len(MODULES),
             "activations": settings.activations,
             "isa": side["isa"],
             "precision": side["precision"],

@@ -8,11 +8,12 @@ import re
 
 import numpy as np
 
-from cpuft.engine import TARGETS, Engine
+from cpuft.engine import Engine
 from cpuft.errors import AdapterError
 from cpuft.models.adapter import SUFFIX_A, SUFFIX_B, Adapter
 
 LAYER_WEIGHT = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+TENSORS = {"ffn_gate_up": "ffn_up"}  # of the targets whose tensor has another name
 
 
 def attach_adapter(engine: Engine, adapter: Adapter) -> None:
@@ -21,16 +22,17 @@ def attach_adapter(engine: Engine, adapter: Adapter) -> None:
     Raises AdapterError where it changes a weight that the engine cannot adapt.
     """
     places = {weight: LAYER_WEIGHT.fullmatch(weight) for weight in adapter.weights}
-    foreign = [weight for weight, place in places.items() if place is None or place[2] not in TARGETS]
+    targets = {TENSORS.get(target, target): target for target in engine.facts["targets"]}
+    foreign = [weight for weight, place in places.items() if place is None or place[2] not in targets]
     if foreign:
         raise AdapterError(
-            f"the adapter changes {foreign[0]}, which cpuft cannot compute with: it knows {', '.join(TARGETS)}"
+            f"the adapter changes {foreign[0]}, which cpuft cannot compute with: it knows {', '.join(targets)}"
         )
     found = [place for place in places.values() if place is not None]
     engine.adapter_init(
         rank=adapter.rank,
         alpha=adapter.rank,  # a scale of 1
-        targets=[target for target in TARGETS if any(place[2] == target for place in found)],
+        targets=[target for tensor, target in targets.items() if any(place[2] == tensor for place in found)],
         first_layer=min(int(place[1]) for place in found),
     )
     engine.parameters[...] = 0
