@@ -28,9 +28,10 @@ from tqdm import tqdm
 
 from cpuft.config import Config
 from cpuft.data.examples import Example
-from cpuft.engine import Batch, Engine, FloatArray, library_digest
+from cpuft.engine import Batch, Engine, FloatArray
 from cpuft.errors import ConfigError, ResourceError
 from cpuft.files import atomic_write, disk_errors
+from cpuft.library import library_digest
 from cpuft.models.gguf import Gguf
 from cpuft.toolchain.cache import cache_dir
 
