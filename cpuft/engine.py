@@ -324,9 +324,9 @@ class Engine:
         moments: Literal["f32", "8bit"],
         policy: Literal["keep", "recompute"],
     ) -> dict[str, int]:
-        """Return the bytes that passes of these sizes, [n, len(PASS_SIZE)], and an adapter take, by part; see cpuft_memory.
+        """Return the bytes that passes and an adapter take, by part; see cpuft_memory.
 
-        Nothing is allocated: the adapter need not be attached.
+        sizes: [n, len(PASS_SIZE)], of `pass_size`. Nothing is allocated: the adapter need not be attached.
         """
         parts = TEXT()
         shape = (rank, _target_mask(targets), first_layer, MOMENTS.index(moments), POLICIES.index(policy))

@@ -185,6 +185,12 @@ def _key(engine: Engine, model: Gguf, first_layer: int) -> str:
     return digest.hexdigest()
 
 
+def cached_bytes(examples: Iterable[Example], n_embd: int) -> int:
+    """What the output for these examples takes on the disk, each counted once."""
+    lengths = {_name(example.tokens): example.tokens.size for example in examples}
+    return sum(HEADER.size + n * n_embd * np.dtype(np.float32).itemsize for n in lengths.values())
+
+
 def _name(tokens: TokenArray) -> str:
     return hashlib.sha256(tokens.data).hexdigest()
 
