@@ -104,5 +104,6 @@ def _disk(config: Config, fitted: Fit, data: Data, engine: Engine) -> dict[str, 
     return disk
 
 
-def _dated(config: Config) -> Config:
+def dated(config: Config) -> Config:
+    """With a day for chat templates that ask for one."""
     return replace(config, training=replace(config.training, date=config.training.date or EXAMPLE_DATE))
