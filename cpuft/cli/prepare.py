@@ -33,7 +33,7 @@ def prepare(source: Path, quantization: str, output: Path, threads: int, as_json
     with tqdm(unit="B", unit_scale=True, leave=False, disable=not show, delay=1) as bar:
 
         def progress(what: str, done: int, total: int) -> None:
-            if bar.desc != f"{what}: " or bar.n >= total:
+            if bar.total != total or bar.n >= total:
                 bar.reset(total)
                 bar.set_description(what)
             bar.update(done)

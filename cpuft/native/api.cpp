@@ -378,8 +378,8 @@ cpuft_status cpuft_memory(cpuft_engine* engine, int32_t rank, uint32_t targets, 
         require_policy(policy);
         const AdapterShape shape{rank, targets, first_layer};
         const std::vector<int64_t> tensors = tensor_sizes(adapter_tensors(engine->model, shape));
-        const auto floats = static_cast<int64_t>(sizeof(float)) *
-                            std::accumulate(tensors.begin(), tensors.end(), int64_t{0});
+        const auto floats =
+            static_cast<int64_t>(sizeof(float)) * std::accumulate(tensors.begin(), tensors.end(), int64_t{0});
         const MemoryParts parts = pass_memory(engine->transformer, shape, policy, sizes, n_passes).bytes();
         std::string& memory = engine->memory;
         memory.clear();

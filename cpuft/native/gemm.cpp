@@ -225,7 +225,8 @@ void PackedRows::scale_blocks(Compute& compute, const float* factors) {
 
 int64_t scratch_panel_bytes(const GemmKernel& kernel) {
     const int64_t columns = std::max(kColumnsTransposed, kColumnsPlain);
-    return std::max({kPanelBytes, kernel.b_bytes(kBlockDepth) * ceil_div(columns, kernel.nr), kernel.a_bytes(kBlockDepth)});
+    return std::max(
+        {kPanelBytes, kernel.b_bytes(kBlockDepth) * ceil_div(columns, kernel.nr), kernel.a_bytes(kBlockDepth)});
 }
 
 int64_t narrow_panel_bytes(const GemmKernel& kernel, int64_t k, int64_t n) {

@@ -16,7 +16,8 @@ template <class Size>
 int64_t largest_of(const Model& model, uint32_t targets, Size size) {
     int64_t most = 0;
     for (size_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
-        if ((targets >> target & 1u) != 0) most = std::max(most, size(target, model.layers.back().linears[target].weight));
+        if ((targets >> target & 1u) != 0)
+            most = std::max(most, size(target, model.layers.back().linears[target].weight));
     }
     return most;
 }

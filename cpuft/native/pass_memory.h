@@ -12,10 +12,10 @@ namespace cpuft {
 
 // What decides how much memory and time a pass takes.
 struct PassSize {
-    int64_t T = 0;         // tokens that it computes
-    int64_t n_targets = 0; // of these, how many predict a supervised one: what the head sees
-    int64_t n_pairs = 0;   // pairs of a query and a key that it sees
-    bool training = false; // with a backward pass
+    int64_t T = 0;          // tokens that it computes
+    int64_t n_targets = 0;  // of these, how many predict a supervised one: what the head sees
+    int64_t n_pairs = 0;    // pairs of a query and a key that it sees
+    bool training = false;  // with a backward pass
     bool dropout = false;
 };
 

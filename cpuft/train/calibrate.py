@@ -77,7 +77,8 @@ def calibrate(
             return rows[id(batch)]
 
         batches = _extremes(sizes[trained], lambda n: next(islice(run.training_batches(), n, None)))
-        training = _Timer(engine, lambda batch: engine.forward_backward(batch, frozen_rows(batch))).lines(batches)
+        trainer = _Timer(engine, lambda batch: engine.forward_backward(batch, frozen_rows(batch)))
+        training = trainer.lines(batches)
         bar.update()
         step = _seconds(lambda: engine.step(step=1, learning_rate=1e-9))
         bar.update()
@@ -93,7 +94,7 @@ def calibrate(
     first_epoch = sizes[frozen][: -(-int(frozen.sum()) // run.n_epochs)] if cached else sizes[frozen]
     return Times(
         start=start,
-        training=_together(training, sizes[trained]) + step * run.n_steps,
+        training=_together(training, sizes[trained]) + step * run.n_steps + trainer.first_use,
         validation=_together(forward, sizes[validated]) * n_validations,
         frozen_layers=_together(frozen_forward, first_epoch),
         checkpoints=save * (_times_due(run.n_steps, config.training.save_steps) + 1),
@@ -105,6 +106,7 @@ class _Timer:
 
     def __init__(self, engine: Engine, run: Pass) -> None:
         self._engine, self._run = engine, run
+        self.first_use = 0.0  # what the first pass takes longer than others: memory is touched for the first time
 
     def lines(self, passes: Sequence[tuple[Batch, SizeArray]]) -> dict[int, Line]:
         """How the parts of a pass grow: for each entry of a size that something grows with, a line.
@@ -113,8 +115,9 @@ class _Timer:
         """
         if not passes:
             return {}
-        self._run(passes[-1][0])  # what is used for the first time is slow
+        first = _seconds(lambda: self._run(passes[0][0]))
         timed = [(size, self._parts(batch)) for batch, size in passes]
+        self.first_use = max(0.0, first - sum(timed[0][1].values()))
         return {entry: _line([(int(size[entry]), parts[entry]) for size, parts in timed]) for entry in timed[0][1]}
 
     def _parts(self, batch: Batch) -> dict[int, float]:

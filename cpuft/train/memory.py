@@ -96,7 +96,7 @@ def fit(config: Config, engine: Engine, passes_of: PassesOf, model: Path, *, res
         last = number == len(choices) - 1
         if attempt.fits and (last or config.training.max_ram or attempt.memory.total <= HEADROOM * limit.n_bytes):
             return attempt
-    return replace(attempt, advice=found.advice(config))
+    return replace(attempt, advice=found.advice(config, resume=resume))
 
 
 def require_fit(fitted: Fit) -> None:
@@ -121,7 +121,7 @@ class _Search:
         run = self._passes_of(config)
         return max(example.tokens.size for example in (*run.training, *run.validation))
 
-    def advice(self, config: Config) -> Mapping[str, Any] | None:
+    def advice(self, config: Config, *, resume: bool) -> Mapping[str, Any] | None:
         """The fewest changes of settings that make a run fit, the mildest first."""
         singles = list(_advice(config, int(self._engine.facts["n_layer"]), self.longest(config)))
         together: dict[str, Any] = {}
@@ -131,7 +131,8 @@ class _Search:
             growing.append(dict(together))
         for changes in (*singles, *growing):
             changed = with_settings(config, changes)
-            if self.attempt(changed, _policies(changed)[-1]).fits:
+            choices = _choices(changed, self.longest(changed), resume=resume)
+            if any(self.attempt(candidate, policy).fits for candidate, policy in choices):
                 return changes
         return None
 
@@ -216,17 +217,17 @@ def _choices(config: Config, longest: int, *, resume: bool) -> Iterator[tuple[Co
     for few in (False, True):
         for policy in _policies(config):
             for tokens in counts:
-                slow = policy == "keep" and tokens < FEW_TOKENS and len(_policies(config)) > 1
+                slow = policy == "keep" and tokens < min(most, FEW_TOKENS)
                 if slow == few:
                     yield with_settings(config, {"training.tokens_per_pass": tokens}), policy
 
 
 def _advice(config: Config, n_layer: int, longest: int) -> Iterator[dict[str, Any]]:
-    """Changes that save memory, one kind after the other, each from the mildest on."""
+    """Changes that save memory, one kind after the other, each from the mildest on; not those that max_ram makes."""
     training, lora = config.training, config.lora
     if training.activations == "keep":
         yield {"training.activations": "recompute"}
-    for tokens in _halves(training.tokens_per_pass, longest)[1:]:
+    for tokens in _halves(training.tokens_per_pass, longest)[1:] if training.max_ram is None else ():
         yield {"training.tokens_per_pass": tokens}
     if training.optim == "adamw":
         yield {"training.optim": "adamw_8bit"}

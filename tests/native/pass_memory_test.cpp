@@ -1,10 +1,11 @@
 // What a pass is predicted to take is what it takes, array by array, and once it is reserved a pass makes no other arrays.
+#include "pass_memory.h"
+
 #include <algorithm>
 
 #include "adapter.h"
 #include "check.h"
 #include "model.h"
-#include "pass_memory.h"
 #include "transformer.h"
 
 namespace {
@@ -104,9 +105,10 @@ TEST(a_pass_takes_what_was_predicted) {
         for (const auto part : {MemoryPart::kActivations, MemoryPart::kWorkspace}) {
             const int64_t wanted = bytes(held, part), got = bytes(predicted, part);
             // Where few targets are adapted, a backward pass may stop early and leave an array unused.
-            CHECK(got >= wanted && got <= wanted * 1.01, "precision %d, policy %d, first %d, kind %d, %s: %lld, took %lld",
-                  static_cast<int>(c.precision), c.policy, c.first_layer, c.kind,
-                  kMemoryPartNames[static_cast<size_t>(part)], (long long)got, (long long)wanted);
+            CHECK(got >= wanted && got <= wanted * 1.01,
+                  "precision %d, policy %d, first %d, kind %d, %s: %lld, took %lld", static_cast<int>(c.precision),
+                  c.policy, c.first_layer, c.kind, kMemoryPartNames[static_cast<size_t>(part)], (long long)got,
+                  (long long)wanted);
         }
     });
 }

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cpuft import demo
@@ -13,6 +14,7 @@ from cpuft.config import Config
 from cpuft.config_file import load_config
 from cpuft.data.examples import Example
 from cpuft.engine import Engine
+from cpuft.models.gguf import read_gguf
 from cpuft.train import memory
 from cpuft.train.inputs import load_data
 from cpuft.train.loop import run_training
@@ -87,11 +89,12 @@ class Situation:
     def __init__(self, inputs: Inputs, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.model, self._engine, self._monkeypatch = inputs.model, engine, monkeypatch
         job = inputs.job(Path("run"))
-        from cpuft.models.gguf import read_gguf
-
         data = load_data(job, job.config, engine, read_gguf(inputs.model))
         self.config, self.examples = job.config, data.training.examples
-        self._passes = lambda config: data.passes(config, engine)
+        self._data = data
+
+    def _passes(self, config: Config) -> RunPasses:
+        return self._data.passes(config, self._engine)
 
     def needed(self, **settings: Any) -> int:
         """What a run takes; settings: activations, tokens_per_pass, …"""
@@ -179,8 +182,6 @@ def test_moments_of_both_optimizers() -> None:
 
 
 def _example(n: int) -> Example:
-    import numpy as np
-
     tokens = np.arange(n, dtype=np.int32) + n
     supervised = np.ones(n, np.uint8)
     supervised[0] = 0

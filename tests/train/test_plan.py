@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cpuft.config import TrainJob
+from cpuft.toolchain import Toolchain
 from cpuft.train import checkpoint
 from cpuft.train.calibrate import Line, _line, _times_due
 from cpuft.train.loop import run_training
@@ -68,11 +69,9 @@ def test_it_counts_what_then_happens(inputs: Inputs, whole_run: tuple[Path, Any]
 
 
 def test_the_frozen_cache_is_planned_and_not_made(
-    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Inputs, built: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cpuft.library import library
-
-    library()  # found before the cache moves
+    monkeypatch.setenv("CPUFT_LIBRARY", str(built.engine_library))
     monkeypatch.setenv("CPUFT_CACHE", str(tmp_path / "cache"))
     job = inputs.job(tmp_path / "run", {"lora.layers": 1, "training.cache_frozen": True})
     plan = plan_run(job)
@@ -87,7 +86,8 @@ def test_the_frozen_cache_is_planned_and_not_made(
 def test_ctrl_c_leaves_nothing(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is most to leave: while a checkpoint is written."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    save, seen = checkpoint.save, []
+    save = checkpoint.save
+    seen: list[Path] = []
 
     def interrupted(folder: Path, *arguments: Any, **options: Any) -> Path:
         save(folder, *arguments, **options)
