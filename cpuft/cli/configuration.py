@@ -57,7 +57,9 @@ class InitialAdapter(click.ParamType[tuple[str, str]]):
 
 
 _OPTIONS = (
-    click.option("--init-adapter", type=InitialAdapter(), help="An adapter to start from: a GGUF file or a PEFT folder."),
+    click.option(
+        "--init-adapter", type=InitialAdapter(), help="An adapter to start from: a GGUF file or a PEFT folder."
+    ),
     click.option(
         "--layers", type=Layers(), metavar="all|last:N", help="Train all layers or the last N: faster, smaller."
     ),

@@ -90,13 +90,13 @@ def fit(config: Config, engine: Engine, passes_of: PassesOf, model: Path, *, res
     """
     process, limit = resident_bytes(model), _limit(config, model)
     found = _Search(engine, passes_of, process, limit)
-    choices = list(_choices(config, found.longest(config), resume=resume))
-    for number, (candidate, policy) in enumerate(choices):
-        attempt = found.attempt(candidate, policy)
-        last = number == len(choices) - 1
+    attempts = [found.attempt(*choice) for choice in _choices(config, found.longest(config), resume=resume)]
+    for attempt in attempts:
+        last = attempt is attempts[-1]
         if attempt.fits and (last or config.training.max_ram or attempt.memory.total <= HEADROOM * limit.n_bytes):
             return attempt
-    return replace(attempt, advice=found.advice(config, resume=resume))
+    smallest = min(attempts, key=lambda attempt: attempt.memory.total)
+    return replace(smallest, advice=found.advice(config, resume=resume))
 
 
 def require_fit(fitted: Fit) -> None:

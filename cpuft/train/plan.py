@@ -64,7 +64,8 @@ def plan_run(job: TrainJob, *, show_progress: bool = False) -> Plan:
     Raises UserError as `run_training` does for inputs that cannot be used.
     """
     started = time.monotonic()
-    config = dated(job.config)
+    initial = load_initial(job)
+    config = dated(job.config if initial is None else initial.config)
     with Engine(job.model, threads=config.training.threads, precision=precision_of(config)) as engine:
         model = read_gguf(job.model)
         require_layers(config, engine, job.model)
