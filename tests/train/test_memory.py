@@ -136,7 +136,9 @@ def test_a_limit_also_chooses_the_passes(situation: Situation, monkeypatch: pyte
     # Passes of less than FEW_TOKENS are the last resort, and a resumed run keeps its passes.
     least = min(situation.needed(activations=policy, tokens_per_pass=1) for policy in ("keep", "recompute"))
     found = situation.fitted(max_ram=least)
-    assert (found.fits, found.config.training.tokens_per_pass) == (True, max(e.tokens.size for e in situation.examples))
+    longest = max(example.tokens.size for example in situation.examples)
+    assert found.fits
+    assert longest <= found.config.training.tokens_per_pass <= 100
     assert not situation.fitted(max_ram=half, resume=True, activations="keep").fits
 
 
