@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cpuft.cli.configuration import FILE, configuration_options, read_configuration
+from cpuft.cli.model_reference import model_option
 from cpuft.config import TrainJob
 from cpuft.errors import ResourceError
 from cpuft.train.plan import plan_run
@@ -26,7 +27,7 @@ fit, as it is of `cpuft train`.
 
 
 @click.command("plan", epilog=EPILOG)
-@click.option("--model", required=True, type=FILE, help="The base model, a GGUF file of any quantization.")
+@model_option("The base model, of any quantization")
 @click.option("--train", "train_file", required=True, type=FILE, help="The training data, JSON lines.")
 @click.option("--val", "val_file", type=FILE, help="The validation data.")
 @click.option("--config", "config_file", type=FILE, help="A YAML configuration.")

@@ -8,13 +8,15 @@ import click
 from tqdm import tqdm
 
 from cpuft.cli.configuration import FILE
+from cpuft.cli.model_reference import ModelReference
+from cpuft.models.source import FORMS
 from cpuft.train.prepare import prepare as prepare_base
 
 EPILOG = """
 \b
 Examples:
   cpuft prepare --source model-f16.gguf --quantization q4_k_m --output artifacts/models/base
-  cpuft prepare --source model-q4_k_m.gguf --quantization keep --output artifacts/models/base
+  cpuft prepare --source ollama:qwen2.5:3b-instruct --quantization keep --output artifacts/models/base
 
 The folder gets model.gguf, its description (model.json), a plan for training it (plan.json) and both in words
 (README.txt). Run it again after an interruption: it goes on.
@@ -22,7 +24,7 @@ The folder gets model.gguf, its description (model.json), a plan for training it
 
 
 @click.command("prepare", epilog=EPILOG)
-@click.option("--source", "--model-name", "source", required=True, type=FILE, help="The model, a GGUF file.")
+@click.option("--source", "--model-name", "source", required=True, type=ModelReference(), help=f"The model: {FORMS}.")
 @click.option("--quantization", default="4bit", show_default=True, help="q4_k_m (4bit), q8_0 (8bit), …, or keep.")
 @click.option("--output", "--output-dir", "output", required=True, type=FILE, help="The folder of the base.")
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: every CPU.")
