@@ -3,6 +3,7 @@
 The keys have the names that PEFT and transformers give them. `config_file` reads them from YAML and checks them.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -72,6 +73,17 @@ POSITIVE_TO_1 = ("above 0 and at most 1", {"exclusiveMinimum": 0, "maximum": 1})
 FROM_0 = ("of at least 0", {"minimum": 0})
 FROM_0_TO_1 = ("from 0 to 1", {"minimum": 0, "maximum": 1})
 FROM_0_BELOW_1 = ("from 0 to below 1", {"minimum": 0, "exclusiveMaximum": 1})
+
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+SIZE = r"^([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([KMGT]i?|)B?$"
+
+
+def read_size(value: str | int | None) -> int | None:
+    """The bytes that a valid size stands for: 4G, 4GB, 1.5 GiB or a number of bytes."""
+    found = re.match(SIZE, value) if isinstance(value, str) else None
+    return int(float(found[1]) * UNITS[found[2]]) if found else None if value is None else int(value)
 
 
 def _optim(value: str) -> str:
@@ -179,6 +191,13 @@ class TrainConfig:
     early_stopping_patience: int = count(5, 0)
     early_stopping_threshold: float = number(0.0, *FROM_0)
     activations: str = choice("auto", ["auto", "keep", "recompute"], free=True)
+    max_ram: int | None = option(
+        None,
+        {"type": ["integer", "string", "null"], "pattern": SIZE, "minimum": 1},
+        "a size such as 4G, 1.5GiB or 800M, or null",
+        free=True,
+        read=read_size,
+    )
     precision: str = choice("auto", ["auto", "f32", "bf16", "int8"])
     cache_frozen: bool = option(False, {"type": "boolean"}, "true or false", free=True)
     threads: int = count(0, 0, 4096, free=True)

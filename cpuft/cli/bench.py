@@ -14,6 +14,7 @@ BENCHMARKS = {
     "gemm": "benchmarks.gemm",
     "attention": "benchmarks.attention",
     "memory": "benchmarks.memory",
+    "plan": "benchmarks.plan",
     "scaling": "benchmarks.scaling",
     "profile": "benchmarks.step_profile",
     "prefix": "benchmarks.prefix",

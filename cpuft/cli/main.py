@@ -21,6 +21,8 @@ from cpuft.toolchain.cache import cache_dir
 COMMANDS = {
     "build": "cpuft.cli.build:build",
     "doctor": "cpuft.cli.doctor:doctor",
+    "plan": "cpuft.cli.plan:plan",
+    "prepare": "cpuft.cli.prepare:prepare",
     "train": "cpuft.cli.train:train",
     "merge": "cpuft.cli.models:merge",
     "quantize": "cpuft.cli.models:quantize",

@@ -4,6 +4,7 @@ Everything here is a function of the seed, the epoch and the examples, so a resu
 and nothing depends on timing, on free memory or on a random generator's state.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,9 +16,12 @@ from cpuft.engine import Batch
 UintArray = npt.NDArray[np.uint64]
 
 
+@functools.lru_cache(maxsize=2)  # of each epoch every step asks for it
 def epoch_order(n_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """[n_examples]: the order of an epoch, in which every example stands once."""
-    return np.argsort(_hash(seed, epoch, np.arange(n_examples, dtype=np.uint64)), kind="stable")
+    order = np.argsort(_hash(seed, epoch, np.arange(n_examples, dtype=np.uint64)), kind="stable")
+    order.flags.writeable = False
+    return order
 
 
 def steps_per_epoch(n_examples: int, examples_per_step: int) -> int:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "error.h"
@@ -24,30 +25,36 @@ void refuse_absent(const Model& model, uint32_t targets) {
     }
 }
 
-}  // namespace
-
-Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, uint32_t targets, int32_t first_layer,
-                 uint64_t seed, cpuft_moments moments)
-    : rank_(rank), first_layer_(first_layer), dropout_(dropout) {
-    if (rank < 1 || rank > 4096) refuse("LoRA rank %d is out of range; expected 1 to 4096", rank);
-    if (!std::isfinite(alpha) || alpha <= 0.0f)
-        refuse("LoRA alpha %g is no positive number", static_cast<double>(alpha));
-    if (!(dropout >= 0.0f && dropout < 1.0f))
-        refuse("LoRA dropout %g is out of range; expected 0 <= dropout < 1", static_cast<double>(dropout));
-    if (targets == 0 || targets >= (1u << CPUFT_TARGET_COUNT))
-        refuse("the set of LoRA targets, %u, is empty or names unknown layers", targets);
-    if (first_layer < 0 || first_layer >= model.dims.n_layer) {
-        refuse("first adapted layer %d is out of range; the model has layers 0 to %lld", first_layer,
-               (long long)model.dims.n_layer - 1);
-    }
-    refuse_absent(model, targets);
+// The adapted linear layers that have tensors of their own, in the order of the tensors.
+std::vector<std::pair<int64_t, cpuft_target>> adapted_layers(const Model& model, const AdapterShape& shape) {
     std::vector<std::pair<int64_t, cpuft_target>> adapted;
-    for (int64_t layer = first_layer; layer < model.dims.n_layer; ++layer) {
+    for (int64_t layer = shape.first_layer; layer < model.dims.n_layer; ++layer) {
         for (uint32_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
-            if ((targets >> target & 1u) != 0) adapted.emplace_back(layer, static_cast<cpuft_target>(target));
+            if ((shape.targets >> target & 1u) != 0) adapted.emplace_back(layer, static_cast<cpuft_target>(target));
         }
     }
-    for (const auto& [layer, target] : adapted) {
+    return adapted;
+}
+
+}  // namespace
+
+std::vector<AdapterTensor> adapter_tensors(const Model& model, const AdapterShape& shape) {
+    if (shape.rank < 1 || shape.rank > 4096)
+        refuse("LoRA rank %lld is out of range; expected 1 to 4096", (long long)shape.rank);
+    if (shape.targets == 0 || shape.targets >= (1u << CPUFT_TARGET_COUNT))
+        refuse("the set of LoRA targets, %u, is empty or names unknown layers", shape.targets);
+    if (shape.first_layer < 0 || shape.first_layer >= model.dims.n_layer) {
+        refuse("first adapted layer %lld is out of range; the model has layers 0 to %lld", (long long)shape.first_layer,
+               (long long)model.dims.n_layer - 1);
+    }
+    std::vector<AdapterTensor> tensors;
+    int64_t offset = 0;
+    const auto add = [&](const std::string& name, int64_t rows, int64_t cols) {
+        tensors.push_back({name, rows, cols, offset});
+        offset += rows * cols;
+    };
+    refuse_absent(model, shape.targets);
+    for (const auto& [layer, target] : adapted_layers(model, shape)) {
         int64_t rows = 0, cols = 0;
         for (const cpuft_target part : model.parts(target)) {
             const Matrix& weight = model.layers[static_cast<size_t>(layer)].linears[part].weight;
@@ -55,16 +62,32 @@ Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, u
             cols = weight.cols;
         }
         const std::string name = "blk." + std::to_string(layer) + "." + kTargetNames[target].tensor + ".weight";
-        add_tensor(name + ".lora_a", rank, cols);
-        add_tensor(name + ".lora_b", rows, rank);
+        add(name + ".lora_a", shape.rank, cols);
+        add(name + ".lora_b", rows, shape.rank);
     }
+    return tensors;
+}
+
+std::vector<int64_t> tensor_sizes(const std::vector<AdapterTensor>& tensors) {
+    std::vector<int64_t> sizes;
+    for (const AdapterTensor& tensor : tensors) sizes.push_back(tensor.rows * tensor.cols);
+    return sizes;
+}
+
+Adapter::Adapter(const Model& model, int32_t rank, float alpha, float dropout, uint32_t targets, int32_t first_layer,
+                 uint64_t seed, cpuft_moments moments)
+    : shape_{rank, targets, first_layer}, dropout_(dropout), tensors_(adapter_tensors(model, shape_)) {
+    if (!std::isfinite(alpha) || alpha <= 0.0f)
+        refuse("LoRA alpha %g is no positive number", static_cast<double>(alpha));
+    if (!(dropout >= 0.0f && dropout < 1.0f))
+        refuse("LoRA dropout %g is out of range; expected 0 <= dropout < 1", static_cast<double>(dropout));
+    const std::vector<int64_t> sizes = tensor_sizes(tensors_);
+    size_ = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
     for (Buffer<float>* array : {&parameters_, &gradients_}) std::fill_n(array->reserve(size_), size_, 0.0f);
-    std::vector<int64_t> tensor_sizes;
-    for (const AdapterTensor& t : tensors_) tensor_sizes.push_back(t.rows * t.cols);
-    moments_ = Moments(moments, tensor_sizes);
+    moments_ = Moments(moments, sizes);
     loras_.resize(static_cast<size_t>(model.dims.n_layer) * kLinearCount);
     size_t pair = 0;
-    for (const auto& [layer, target] : adapted) attach(model, layer, target, alpha, pair++);
+    for (const auto& [layer, target] : adapted_layers(model, shape_)) attach(model, layer, target, alpha, pair++);
     initialize(seed);
 }
 
@@ -80,16 +103,11 @@ void Adapter::attach(const Model& model, int64_t layer, cpuft_target target, flo
         lora.da = gradients() + a.offset;
         lora.b = parameters() + b_offset;
         lora.db = gradients() + b_offset;
-        lora.rank = rank_;
-        lora.scale = alpha / static_cast<float>(rank_);
+        lora.rank = shape_.rank;
+        lora.scale = alpha / static_cast<float>(shape_.rank);
         lora.dropout_salt = mix64(index(parts.front()));
-        b_offset += model.layers[static_cast<size_t>(layer)].linears[part].weight.rows * rank_;
+        b_offset += model.layers[static_cast<size_t>(layer)].linears[part].weight.rows * shape_.rank;
     }
-}
-
-void Adapter::add_tensor(const std::string& name, int64_t rows, int64_t cols) {
-    tensors_.push_back({name, rows, cols, size_});
-    size_ += rows * cols;
 }
 
 // A ~ U(-1/sqrt(n_in), 1/sqrt(n_in)), B = 0: the adapter starts as the identity.

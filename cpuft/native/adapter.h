@@ -18,6 +18,18 @@ struct AdapterTensor {
     int64_t rows, cols, offset;
 };
 
+// Which linear layers have a LoRA, and how large it is.
+struct AdapterShape {
+    int64_t rank = 0;
+    uint32_t targets = 0;  // OR of (1 << cpuft_target)
+    int64_t first_layer = 0;
+};
+
+// The matrices of an adapter, end to end: two for each adapted linear layer. Throws InputError for impossible shapes.
+std::vector<AdapterTensor> adapter_tensors(const Model& model, const AdapterShape& shape);
+// How many values they have, tensor by tensor.
+std::vector<int64_t> tensor_sizes(const std::vector<AdapterTensor>& tensors);
+
 class Adapter {
   public:
     // As cpuft_adapter_init. Throws InputError for impossible values.
@@ -30,8 +42,8 @@ class Adapter {
     float* gradients() { return gradients_.data(); }
     Moments& moments() { return moments_; }
 
-    int64_t first_layer() const { return first_layer_; }
-    int64_t rank() const { return rank_; }
+    const AdapterShape& shape() const { return shape_; }
+    int64_t first_layer() const { return shape_.first_layer; }
     float dropout() const { return dropout_; }
     // The LoRA of one linear layer (below kLinearCount), or null where it has none.
     const Lora* lora(int64_t layer, cpuft_target linear) const;
@@ -42,12 +54,12 @@ class Adapter {
     double gradient_norm(Compute& compute) { return norm(compute, gradients(), size_, norm_sums_); }
 
   private:
-    void add_tensor(const std::string& name, int64_t rows, int64_t cols);
     void attach(const Model& model, int64_t layer, cpuft_target target, float alpha, size_t pair);
     void initialize(uint64_t seed);
 
-    int64_t rank_, first_layer_, size_ = 0;
+    AdapterShape shape_;
     float dropout_;
+    int64_t size_;
     std::vector<AdapterTensor> tensors_;
     std::vector<Lora> loras_;  // [layer * kLinearCount + linear layer]; rank 0 where there is none
     Buffer<float> parameters_, gradients_;

@@ -5,6 +5,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -79,6 +80,7 @@ struct cpuft_engine {
     std::unique_ptr<Vocabulary> vocabulary;  // read when first asked for
     std::string description;
     std::string profile;       // what cpuft_profile last handed out
+    std::string memory;        // what cpuft_memory last handed out
     int64_t n_supervised = 0;  // since the last step
 };
 
@@ -88,6 +90,14 @@ thread_local std::string last_error;
 
 void require(bool condition, const char* sentence) {
     if (!condition) refuse("%s", sentence);
+}
+
+void require_moments(cpuft_moments moments) {
+    require(moments == CPUFT_MOMENTS_F32 || moments == CPUFT_MOMENTS_8BIT, "unknown precision of moments");
+}
+
+void require_policy(cpuft_activations policy) {
+    require(policy == CPUFT_ACTIVATIONS_KEEP || policy == CPUFT_ACTIVATIONS_RECOMPUTE, "unknown activation policy");
 }
 
 template <class Body>
@@ -127,6 +137,26 @@ MicroBatch micro_batch(const int32_t* tokens, const uint8_t* supervised, const i
                        const uint64_t* keys, const float* frozen) {
     require(tokens != nullptr && lengths != nullptr, "tokens and lengths must not be null");
     return {tokens, supervised, lengths, n_sequences, keys, frozen};
+}
+
+// sizes: [n_passes, CPUFT_PASS_SIZE]
+PassMemory pass_memory(Transformer& transformer, const AdapterShape& adapter, cpuft_activations policy,
+                       const int64_t* sizes, int64_t n_passes) {
+    require(sizes != nullptr && n_passes >= 1, "the sizes of at least one pass are needed");
+    PassMemory memory;
+    for (const int64_t* size = sizes; size < sizes + n_passes * CPUFT_PASS_SIZE; size += CPUFT_PASS_SIZE) {
+        const int64_t T = size[CPUFT_PASS_TOKENS], n_targets = size[CPUFT_PASS_TARGETS];
+        require(T >= 0 && T <= kMostTokens && n_targets >= 0 && n_targets <= T, "a pass of that size is impossible");
+        transformer.count(
+            {T, n_targets, size[CPUFT_PASS_PAIRS], size[CPUFT_PASS_TRAINING] != 0, size[CPUFT_PASS_DROPOUT] != 0},
+            adapter, policy, memory);
+    }
+    return memory;
+}
+
+// A JSON object of whole numbers.
+void append_entry(std::string& json, const char* name, int64_t value) {
+    json += std::string(json.empty() ? "{" : ", ") + "\"" + name + "\": " + std::to_string(value);
 }
 
 }  // namespace
@@ -182,7 +212,7 @@ cpuft_status cpuft_detokenize(cpuft_engine* engine, const int32_t* tokens, int64
 cpuft_status cpuft_adapter_init(cpuft_engine* engine, int32_t rank, float alpha, float dropout, uint32_t targets,
                                 int32_t first_layer, uint64_t seed, cpuft_moments moments) {
     return guarded(engine, [&] {
-        require(moments == CPUFT_MOMENTS_F32 || moments == CPUFT_MOMENTS_8BIT, "unknown precision of moments");
+        require_moments(moments);
         engine->adapter =
             std::make_unique<Adapter>(engine->model, rank, alpha, dropout, targets, first_layer, seed, moments);
         engine->n_supervised = 0;
@@ -235,7 +265,7 @@ cpuft_status cpuft_set_optimizer_state(cpuft_engine* engine, const uint8_t* byte
 
 cpuft_status cpuft_set_activations(cpuft_engine* engine, cpuft_activations policy) {
     return guarded(engine, [&] {
-        require(policy == CPUFT_ACTIVATIONS_KEEP || policy == CPUFT_ACTIVATIONS_RECOMPUTE, "unknown activation policy");
+        require_policy(policy);
         engine->transformer.set_activations(policy);
     });
 }
@@ -324,16 +354,60 @@ cpuft_status cpuft_zero_gradients(cpuft_engine* engine) {
     });
 }
 
+cpuft_status cpuft_pass_size(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
+                             const int64_t* lengths, int64_t n_sequences, int32_t training, int32_t dropout,
+                             int64_t* size) {
+    return guarded(engine, [&] {
+        require(size != nullptr, "size must not be null");
+        const MicroBatch batch = micro_batch(tokens, supervised, lengths, n_sequences, nullptr, nullptr);
+        const PassSize pass = engine->transformer.pass_size(batch, training != 0, dropout != 0);
+        size[CPUFT_PASS_TOKENS] = pass.T;
+        size[CPUFT_PASS_TARGETS] = pass.n_targets;
+        size[CPUFT_PASS_PAIRS] = pass.n_pairs;
+        size[CPUFT_PASS_TRAINING] = pass.training;
+        size[CPUFT_PASS_DROPOUT] = pass.dropout;
+    });
+}
+
+cpuft_status cpuft_memory(cpuft_engine* engine, int32_t rank, uint32_t targets, int32_t first_layer,
+                          cpuft_moments moments, cpuft_activations policy, const int64_t* sizes, int64_t n_passes,
+                          const char** json) {
+    return guarded(engine, [&] {
+        require(json != nullptr, "json must not be null");
+        require_moments(moments);
+        require_policy(policy);
+        const AdapterShape shape{rank, targets, first_layer};
+        const std::vector<int64_t> tensors = tensor_sizes(adapter_tensors(engine->model, shape));
+        const auto floats =
+            static_cast<int64_t>(sizeof(float)) * std::accumulate(tensors.begin(), tensors.end(), int64_t{0});
+        const MemoryParts parts = pass_memory(engine->transformer, shape, policy, sizes, n_passes).bytes();
+        std::string& memory = engine->memory;
+        memory.clear();
+        append_entry(memory, "base", engine->model.file.data_bytes());
+        append_entry(memory, "adapter", floats);
+        append_entry(memory, "gradients", floats);
+        append_entry(memory, "optimizer", Moments::bytes_of(moments, tensors));
+        for (size_t part = 0; part < parts.size(); ++part) append_entry(memory, kMemoryPartNames[part], parts[part]);
+        memory += "}";
+        *json = memory.c_str();
+    });
+}
+
+cpuft_status cpuft_reserve(cpuft_engine* engine, const int64_t* sizes, int64_t n_passes) {
+    return guarded(engine, [&] {
+        Transformer& transformer = engine->transformer;
+        const AdapterShape& shape = engine->trained_adapter().shape();
+        transformer.reserve(pass_memory(transformer, shape, transformer.policy(), sizes, n_passes));
+    });
+}
+
 cpuft_status cpuft_profile(cpuft_engine* engine, const char** json) {
     return guarded(engine, [&] {
         require(json != nullptr, "json must not be null");
         const Stopwatch::Nanoseconds taken = engine->compute.stopwatch.take();
         std::string& profile = engine->profile;
         profile.clear();
-        for (size_t part = 0; part < taken.size(); ++part) {
-            profile +=
-                std::string(part == 0 ? "{" : ", ") + "\"" + kPartNames[part] + "\": " + std::to_string(taken[part]);
-        }
+        for (size_t part = 0; part < taken.size(); ++part) append_entry(profile, kPartNames[part], taken[part]);
         profile += "}";
         *json = profile.c_str();
     });

@@ -41,6 +41,7 @@ class Buffer {
         }
         return data_;
     }
+    int64_t capacity() const { return capacity_; }
     T* data() { return data_; }
     const T* data() const { return data_; }
 

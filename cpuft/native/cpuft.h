@@ -61,6 +61,16 @@ typedef enum cpuft_moments {
     CPUFT_MOMENTS_8BIT = 1, /* block-wise dynamic quantization (Dettmers et al. 2022, arXiv:2110.02861): 2.03 bytes */
 } cpuft_moments;
 
+/* What decides how much memory and time a pass takes: the entries of its size. */
+typedef enum cpuft_pass_size_entry {
+    CPUFT_PASS_TOKENS = 0,   /* that it computes: see cpuft_pass_tokens */
+    CPUFT_PASS_TARGETS = 1,  /* of these, how many predict a supervised one */
+    CPUFT_PASS_PAIRS = 2,    /* pairs of a query and a key that it sees, in one head */
+    CPUFT_PASS_TRAINING = 3, /* 1 with a backward pass, 0 without */
+    CPUFT_PASS_DROPOUT = 4,  /* 1 with dropout, 0 without */
+    CPUFT_PASS_SIZE = 5,     /* how many entries there are */
+} cpuft_pass_size_entry;
+
 /* ---- Version and errors -------------------------------------------------------------------------------------- */
 
 CPUFT_API uint32_t cpuft_abi_version(void);
@@ -182,6 +192,26 @@ CPUFT_API cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float lear
 
 /* Forgets the accumulated gradient and token count. */
 CPUFT_API cpuft_status cpuft_zero_gradients(cpuft_engine* engine);
+
+/* ---- Memory ----------------------------------------------------------------------------------------------------- */
+
+/* How large a pass over a micro-batch would be, without running it; arguments as for cpuft_forward_backward.
+ * supervised: NULL for cpuft_forward_frozen, which computes every token.
+ * training, dropout: 1 or 0. size: out, [CPUFT_PASS_SIZE]. */
+CPUFT_API cpuft_status cpuft_pass_size(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
+                                       const int64_t* lengths, int64_t n_sequences, int32_t training, int32_t dropout,
+                                       int64_t* size);
+/* What passes of these sizes and an adapter take, without taking it; the engine needs no adapter.
+ * rank, targets, first_layer, moments: as for cpuft_adapter_init. sizes: [n_passes, CPUFT_PASS_SIZE].
+ * json: out, an object of bytes: base (the weights in the mapped file), adapter, gradients, optimizer, activations
+ *       (from the forward to the backward pass), workspace (of one layer at a time, and of the head), threads (scratch
+ *       memory). The sum is what lies in memory while the largest pass runs. Lives until the next call. */
+CPUFT_API cpuft_status cpuft_memory(cpuft_engine* engine, int32_t rank, uint32_t targets, int32_t first_layer,
+                                    cpuft_moments moments, cpuft_activations policy, const int64_t* sizes,
+                                    int64_t n_passes, const char** json);
+/* Reserves what passes of these sizes take, with the engine's adapter and policy. Without this call memory grows with the
+ * passes, and may be scattered where larger ones come late. */
+CPUFT_API cpuft_status cpuft_reserve(cpuft_engine* engine, const int64_t* sizes, int64_t n_passes);
 
 /* ---- Profile ---------------------------------------------------------------------------------------------------- */
 

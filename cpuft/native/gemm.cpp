@@ -223,6 +223,16 @@ void PackedRows::scale_blocks(Compute& compute, const float* factors) {
     });
 }
 
+int64_t scratch_panel_bytes(const GemmKernel& kernel) {
+    const int64_t columns = std::max(kColumnsTransposed, kColumnsPlain);
+    return std::max(
+        {kPanelBytes, kernel.b_bytes(kBlockDepth) * ceil_div(columns, kernel.nr), kernel.a_bytes(kBlockDepth)});
+}
+
+int64_t narrow_panel_bytes(const GemmKernel& kernel, int64_t k, int64_t n) {
+    return kernel.b_bytes(k) * ceil_div(n, kernel.nr);
+}
+
 std::vector<float> row_scales(Compute& compute, const Matrix& w) {
     std::vector<float> scales(static_cast<size_t>(w.rows));
     const WeightReader reader = weight_reader(compute.kernels, w.type);
@@ -264,7 +274,7 @@ void multiply_narrow(Compute& compute, const GemmKernel& kernel, const float* a,
                      bool transposed, float* c) {
     const int64_t n = transposed ? w.rows : w.cols;
     const int64_t slab_bytes = kernel.b_bytes(k);
-    char* panel = compute.shared_panel.reserve(slab_bytes * ceil_div(n, kernel.nr));
+    char* panel = compute.shared_panel.reserve(narrow_panel_bytes(kernel, k, n));
     const WeightReader reader = weight_reader(compute.kernels, w.type);
     compute.pool.parallel_for(ceil_div(k, kBlockDepth), [&](int64_t block, int thread) {
         const int64_t k0 = block * kBlockDepth;

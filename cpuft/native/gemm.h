@@ -37,6 +37,8 @@ class PackedRows {
     static int64_t bytes(const GemmKernel& kernel, int64_t m, int64_t k) {
         return (m + kernel.mr - 1) / kernel.mr * kernel.a_bytes(k);
     }
+    // Where the rows lie that are not in borrowed memory.
+    Buffer<char>& memory() { return own_; }
     void pack_block(const float* source, int64_t row_stride, int64_t k0, const float* depth_scale);
     // A[i, p] *= factors[p / kBlockDepth * M + i]
     void scale_blocks(Compute& compute, const float* factors);
@@ -85,6 +87,12 @@ void multiply(Compute& compute, std::initializer_list<Term> terms, bool accumula
 // would be read just once. kernel: any but int8, whose scales differ by direction.
 void multiply_narrow(Compute& compute, const GemmKernel& kernel, const float* a, int64_t m, int64_t k, const Matrix& w,
                      bool transposed, float* c);
+
+// What products take of a thread's scratch memory: bytes of a panel of weights, floats of weights on their way into it; and
+// bytes of the shared panel in multiply_narrow, for n columns of depth k.
+int64_t scratch_panel_bytes(const GemmKernel& kernel);
+int64_t scratch_values(const GemmKernel& kernel);
+int64_t narrow_panel_bytes(const GemmKernel& kernel, int64_t k, int64_t n);
 
 // [rows] The int8 scale of each row of W, its largest magnitude or a bound of that over 127: what multiply needs beside W
 // for int8.

@@ -9,8 +9,6 @@ namespace cpuft {
 
 namespace {
 
-constexpr int64_t kMostTokens = 1 << 24;
-
 int64_t common_prefix(const int32_t* a, const int32_t* b, int64_t most) {
     return std::mismatch(a, a + most, b).first - a;
 }

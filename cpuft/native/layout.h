@@ -16,6 +16,8 @@
 
 namespace cpuft {
 
+constexpr int64_t kMostTokens = 1 << 24;  // of a micro-batch
+
 // One micro-batch: sequences end to end, without padding. See cpuft_forward_backward.
 struct MicroBatch {
     const int32_t* tokens;      // [n_tokens]

@@ -279,6 +279,15 @@ Model::Model(const std::string& path)
     for (const auto& [name, matrix] : file.tensors()) n_params += matrix.rows * matrix.cols;
 }
 
+uint32_t Model::linears(uint32_t targets) const {
+    uint32_t linears = 0;
+    for (uint32_t target = 0; target < CPUFT_TARGET_COUNT; ++target) {
+        if ((targets >> target & 1u) == 0) continue;
+        for (const cpuft_target part : parts(static_cast<cpuft_target>(target))) linears |= 1u << part;
+    }
+    return linears;
+}
+
 bool Model::is_quantized() const {
     return std::any_of(layers.begin(), layers.end(), [](const Layer& layer) {
         return std::any_of(layer.linears.begin(), layer.linears.end(),

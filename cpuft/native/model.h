@@ -84,6 +84,8 @@ struct Model {
     std::vector<cpuft_target> parts(cpuft_target target) const;
     // All targets that it has.
     std::vector<cpuft_target> targets() const;
+    // The linear layers of a set of targets; both: OR of (1 << cpuft_target).
+    uint32_t linears(uint32_t targets) const;
 
     // Whether weights of linear layers are stored in blocks of few bits.
     bool is_quantized() const;

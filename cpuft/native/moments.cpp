@@ -36,6 +36,16 @@ bool is_possible(float value, bool is_scale, bool is_second) {
 
 }  // namespace
 
+int64_t Moments::bytes_of(cpuft_moments precision, const std::vector<int64_t>& tensor_sizes) {
+    const int64_t float_bytes = static_cast<int64_t>(sizeof(float));
+    int64_t n = 0, n_blocks = 0;
+    for (const int64_t size : tensor_sizes) {
+        n += size;
+        n_blocks += (size + kBlock - 1) / kBlock;
+    }
+    return precision == CPUFT_MOMENTS_F32 ? 2 * n * float_bytes : 2 * n_blocks * float_bytes + 2 * n;
+}
+
 Moments::Moments(cpuft_moments precision, const std::vector<int64_t>& tensor_sizes) : precision_(precision) {
     for (const int64_t size : tensor_sizes) {
         for (int64_t start = 0; start < size; start += kRun)
@@ -43,8 +53,7 @@ Moments::Moments(cpuft_moments precision, const std::vector<int64_t>& tensor_siz
         n_ += size;
         n_blocks_ += (size + kBlock - 1) / kBlock;
     }
-    const int64_t float_bytes = static_cast<int64_t>(sizeof(float));
-    n_bytes_ = precision == CPUFT_MOMENTS_F32 ? 2 * n_ * float_bytes : 2 * n_blocks_ * float_bytes + 2 * n_;
+    n_bytes_ = bytes_of(precision, tensor_sizes);
     std::memset(state_.reserve(n_bytes_), 0, static_cast<size_t>(n_bytes_));  // a scale of 0 makes any code 0
 }
 

@@ -18,6 +18,8 @@ class Moments {
     Moments() = default;
     // All zero. tensor_sizes: how many parameters each tensor has; tensors lie end to end.
     Moments(cpuft_moments precision, const std::vector<int64_t>& tensor_sizes);
+    // The memory that this takes.
+    static int64_t bytes_of(cpuft_moments precision, const std::vector<int64_t>& tensor_sizes);
 
     // The state as cpuft_optimizer_state lays it out.
     const uint8_t* bytes() const { return state_.data(); }

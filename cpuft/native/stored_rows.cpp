@@ -24,12 +24,14 @@ int64_t bytes_of_row(Storage storage, int64_t n) {
 
 }  // namespace
 
+int64_t StoredRows::bytes(Storage storage, int64_t T, int64_t n) { return T * bytes_of_row(storage, n); }
+
 void StoredRows::reserve(Storage storage, int64_t T, int64_t n) {
     storage_ = storage;
     T_ = T;
     n_ = n;
     row_bytes_ = bytes_of_row(storage, n);
-    data_.reserve(T * row_bytes_);
+    data_.reserve(bytes(storage, T, n));
 }
 
 void StoredRows::set_row(const RowKernels& rows, int64_t t, const float* x) {

@@ -26,6 +26,10 @@ class StoredRows {
     // Row t, in float32: [n], in `values` unless it lies here so.
     const float* row(const RowKernels& rows, int64_t t, float* values) const;
 
+    // The memory that [T, n] takes, and where it lies.
+    static int64_t bytes(Storage storage, int64_t T, int64_t n);
+    Buffer<char>& memory() { return data_; }
+
     int64_t T() const { return T_; }
     int64_t n() const { return n_; }
 

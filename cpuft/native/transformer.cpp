@@ -86,9 +86,6 @@ void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, Purpose
     layout_.set(batch, model_.dims.V, share_prefixes, model_.ropes.front().n_short);
     T_ = layout_.T();
     for (RopeTable& rope : ropes_) rope.grow(layout_.end_position());
-    const auto n_layer = static_cast<size_t>(model_.dims.n_layer);
-    activations_.resize(n_layer + 1);
-    checkpoints_.resize(n_layer);
     const auto n_targets = static_cast<int64_t>(layout_.targets.size());
     work_.reserve(model_.dims, T_, n_targets, head_bytes(compute_.weight_gemm, model_.dims.V, n_targets));
     head_.probabilities_memory = work_.head_room;

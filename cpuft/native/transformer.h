@@ -16,6 +16,7 @@
 #include "layers/rope.h"
 #include "layout.h"
 #include "model.h"
+#include "pass_memory.h"
 #include "workspace.h"
 
 namespace cpuft {
@@ -28,11 +29,25 @@ struct Loss {
 class Transformer {
   public:
     Transformer(const Model& model, Compute& compute)
-        : model_(model), compute_(compute), ropes_(model.ropes.begin(), model.ropes.end()) {}
+        : model_(model),
+          compute_(compute),
+          ropes_(model.ropes.begin(), model.ropes.end()),
+          activations_(static_cast<size_t>(model.dims.n_layer) + 1),
+          checkpoints_(static_cast<size_t>(model.dims.n_layer)) {}
 
     void set_activations(cpuft_activations policy) { policy_ = policy; }
+    cpuft_activations policy() const { return policy_; }
     // Tokens that the last pass computed.
     int64_t T() const { return T_; }
+
+    // How large a pass would be; without `supervised` it is one of forward_frozen. See cpuft_pass_size.
+    PassSize pass_size(const MicroBatch& batch, bool training, bool dropout) const;
+    // The arrays of a pass; they need not be there.
+    void count(const PassSize& size, const AdapterShape& adapter, cpuft_activations policy, PassMemory& memory);
+    // Makes them, so that passes of that size allocate nothing large.
+    void reserve(const PassMemory& memory);
+    // The arrays as they are, for tests.
+    PassMemory held();
 
     // adapter may be null in the forward-only calls: the base model alone.
     Loss forward_backward(const MicroBatch& batch, const Adapter& adapter);
@@ -42,6 +57,17 @@ class Transformer {
     void forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen);
 
   private:
+    // Calls visit(part, array, n) with every array that passes work with, in the same order whatever the size; n is how
+    // many elements this pass needs of it.
+    template <class Visit>
+    void visit_arrays(const PassSize& size, const AdapterShape& adapter, cpuft_activations policy, Visit visit);
+    template <class Visit>
+    void visit_activations(const PassSize& size, const AdapterShape& adapter, cpuft_activations policy, Visit visit);
+    template <class Visit>
+    void visit_workspaces(const PassSize& size, const AdapterShape& adapter, Visit visit);
+    template <class Visit>
+    void visit_scratch(const PassSize& size, const AdapterShape& adapter, Visit visit);
+
     enum class Purpose { kTrain, kLoss, kValues };       // kValues: of every token, in the micro-batch's order
     enum class Wanted { kOutput, kActivations, kBoth };  // of a layer's forward pass
     void begin(const MicroBatch& batch, const Adapter* adapter, Purpose purpose);

@@ -23,6 +23,10 @@ int64_t row_bytes(const Matrix& w) { return static_cast<int64_t>(ggml_row_size(w
 
 }  // namespace
 
+int64_t scratch_values(const GemmKernel& kernel) {
+    return std::max(kernel.nr * (kBlockDepth + kStridePadding), kStrip * kColumnsPlain);
+}
+
 void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader reader, int64_t n0, int64_t n, int64_t k0,
                      int64_t k, Compute::Scratch& scratch, const BlockRow& blocks) {
     if (const Int8Reader* direct = int8_reader(kernel, w.type)) {

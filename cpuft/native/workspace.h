@@ -13,6 +13,9 @@ class Workspace {
   public:
     // Makes room for a pass of T tokens, n_targets of which predict a target: none where the head does not run.
     void reserve(const Dimensions& dims, int64_t T, int64_t n_targets, int64_t head_bytes);
+    // How many floats that is, and where they lie.
+    static int64_t floats(const Dimensions& dims, int64_t T, int64_t n_targets, int64_t head_bytes);
+    Buffer<float>& memory() { return block_; }
 
     // A layer's.
     float *h, *dh;  // [T, C]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from cpuft.errors import ToolchainError
-from cpuft.toolchain import cache, cpu
+from cpuft.toolchain import cache, cpu, ram
 from cpuft.toolchain.compiler import find_cmake, find_compilers, find_ninja
 from cpuft.toolchain.locate import locate
 
@@ -68,22 +68,11 @@ def _isa() -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free = _available_memory() or total
-    found = f"{free / 1e9:.1f} GB available of {total / 1e9:.1f} GB"
+    free = ram.available_memory()
+    found = f"{free / 1e9:.1f} GB available of {ram.total_memory() / 1e9:.1f} GB"
     if free >= _MEMORY_NEEDED:
         return Check("memory", "works", found)
     return Check("memory", "missing", found, "close other programs: a 0.5B model trains in about 2 GB")
-
-
-def _available_memory() -> int | None:
-    """Return what can be allocated without swapping, in bytes; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return int(kilobytes) * 1024 if kilobytes else None
 
 
 def _disk() -> Check:

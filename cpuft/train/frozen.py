@@ -28,9 +28,10 @@ from tqdm import tqdm
 
 from cpuft.config import Config
 from cpuft.data.examples import Example
-from cpuft.engine import Batch, Engine, FloatArray, library_digest
+from cpuft.engine import Batch, Engine, FloatArray
 from cpuft.errors import ConfigError, ResourceError
 from cpuft.files import atomic_write, disk_errors
+from cpuft.library import library_digest
 from cpuft.models.gguf import Gguf
 from cpuft.toolchain.cache import cache_dir
 
@@ -182,6 +183,12 @@ def _key(engine: Engine, model: Gguf, first_layer: int) -> str:
             for first, count in model.row_chunks(tensor, READ_VALUES):
                 digest.update(model.read_rows(stream, tensor, first, count).data)
     return digest.hexdigest()
+
+
+def cached_bytes(examples: Iterable[Example], n_embd: int) -> int:
+    """What the output for these examples takes on the disk, each counted once."""
+    lengths = {_name(example.tokens): example.tokens.size for example in examples}
+    return sum(HEADER.size + n * n_embd * np.dtype(np.float32).itemsize for n in lengths.values())
 
 
 def _name(tokens: TokenArray) -> str:

@@ -18,7 +18,8 @@ from cpuft.models.gguf import Gguf, read_gguf
 from cpuft.train.checkpoint import AdapterShape, put_adapter
 from cpuft.train.frozen import FrozenCache, open_frozen, require_frozen_layers
 from cpuft.train.initial import InitialAdapter
-from cpuft.train.memory import activation_policy
+from cpuft.train.memory import Fit, fit, moments, require_fit
+from cpuft.train.passes import RunPasses
 
 SAMPLE = 32 << 20  # bytes at either end of a model that tell it from others; reading all of a large one takes minutes
 
@@ -27,27 +28,40 @@ SAMPLE = 32 << 20  # bytes at either end of a model that tell it from others; re
 class Inputs:
     """A run's model and data.
 
+    config: as the run goes, with fewer tokens_per_pass than given where max_ram asks for that.
+    passes: of the engine, whose memory is reserved.
     frozen: the frozen layers' output on disk, None where it is computed in every pass.
     given: digests of all that a resumed run must be given again.
     notes: what a user should know about how the datasets were read, and where the frozen layers' output is kept.
     """
 
     engine: Engine
+    config: Config
     training: Dataset
     validation: Dataset | None
+    passes: RunPasses
     shape: AdapterShape
     frozen: FrozenCache | None
     given: Mapping[str, str]
     notes: list[str]
 
 
-def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialAdapter | None = None) -> Inputs:
-    """Reads the datasets and attaches an adapter to the engine, fresh or with the values of `initial`.
+@dataclass(frozen=True)
+class Data:
+    """The examples of a run as a model's tokens, and what a user should know about how they were read."""
 
-    Raises ConfigError, DatasetError, AdapterError, ModelError or ResourceError.
-    """
-    require_frozen_layers(config, int(engine.facts["n_layer"]))
-    model = read_gguf(job.model)
+    training: Dataset
+    validation: Dataset | None
+    notes: list[str]
+
+    def passes(self, config: Config, engine: Engine) -> RunPasses:
+        """The passes that a run over these examples has."""
+        validation = [] if self.validation is None else self.validation.examples
+        return RunPasses(config, self.training.examples, validation, prefix_block=int(engine.facts["prefix_block"]))
+
+
+def load_data(job: TrainJob, config: Config, engine: Engine, model: Gguf) -> Data:
+    """Reads and tokenizes the datasets. Raises DatasetError or ModelError."""
     assert config.training.date is not None
     formatter = formatter_of(model, engine, datetime.date.fromisoformat(config.training.date))
     most, limit = min(
@@ -56,26 +70,58 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialA
     )
     load = partial(load_dataset, formatter=formatter, max_length=most, limit=limit, truncate=config.training.truncate)
     training, validation = load(job.train), None if job.val is None else load(job.val)
-    shape = _attach_adapter(job, config, engine, model, initial)
-    longest = max(example.tokens.size for example in training.examples)
-    engine.set_activations(activation_policy(config, engine.facts, max(longest, config.training.tokens_per_pass)))
-    given = {"model": _sample_digest(job.model), "training data": _digest(training)}
-    if validation is not None:
-        given["validation data"] = _digest(validation)
     notes = list(formatter.notes)
-    if initial is not None:
-        given["initial adapter"] = initial.digest
-        notes.append(initial.note)
     for dataset in filter(None, (training, validation)):
         if dataset.n_truncated:
             notes.append(f"{dataset.path}: {dataset.n_truncated} examples were cut to {most} tokens ({limit})")
     if validation is not None and (n_shared := _n_shared(training, validation)):
         notes.append(f"{n_shared} of the validation examples are in the training data, too: val_loss looks too good")
+    return Data(training, validation, notes)
+
+
+def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialAdapter | None = None) -> Inputs:
+    """Reads the datasets, attaches an adapter to the engine, fresh or with the values of `initial`, and reserves
+    the memory of the run.
+
+    Raises ConfigError, DatasetError, AdapterError, ModelError or ResourceError.
+    """
+    model = read_gguf(job.model)
+    require_layers(config, engine, job.model)
+    data = load_data(job, config, engine, model)
+    fitted = fit(config, engine, lambda changed: data.passes(changed, engine), job.model, resume=job.resume)
+    require_fit(fitted)
+    config = fitted.config
+    shape = attach_adapter(config, engine, model, initial)
+    take_memory(engine, fitted)
+    training, validation, notes = data.training, data.validation, data.notes
+    given = {"model": _sample_digest(job.model), "training data": _digest(training)}
+    if validation is not None:
+        given["validation data"] = _digest(validation)
+    if initial is not None:
+        given["initial adapter"] = initial.digest
+        notes.append(initial.note)
+    if config.training.tokens_per_pass != job.config.training.tokens_per_pass and not job.resume:
+        notes.append(f"Passes of {config.training.tokens_per_pass} tokens, to stay within training.max_ram")
     frozen = None
     if config.training.cache_frozen:
         frozen = open_frozen(engine, model, first_adapted_layer(config, engine))
         notes.append(frozen.require(_seen(config, training) + ([] if validation is None else validation.examples)))
-    return Inputs(engine, training, validation, shape, frozen, given, notes)
+    passes = data.passes(config, engine)
+    return Inputs(engine, config, training, validation, passes, shape, frozen, given, notes)
+
+
+def require_layers(config: Config, engine: Engine, model: Path) -> None:
+    """Raises AdapterError or ConfigError where lora.layers does not suit the model or training.cache_frozen."""
+    n_layer = int(engine.facts["n_layer"])
+    if config.lora.layers is not None and config.lora.layers > n_layer:
+        raise AdapterError(f"lora.layers is {config.lora.layers}, but {model} has {n_layer} layers")
+    require_frozen_layers(config, n_layer)
+
+
+def take_memory(engine: Engine, fitted: Fit) -> None:
+    """Sets the policy that was chosen and reserves what the passes take, for an engine that has its adapter."""
+    engine.set_activations(fitted.policy)
+    engine.reserve(fitted.sizes)
 
 
 def first_adapted_layer(config: Config, engine: Engine) -> int:
@@ -83,13 +129,9 @@ def first_adapted_layer(config: Config, engine: Engine) -> int:
     return 0 if config.lora.layers is None else int(engine.facts["n_layer"]) - config.lora.layers
 
 
-def _attach_adapter(
-    job: TrainJob, config: Config, engine: Engine, model: Gguf, initial: InitialAdapter | None
-) -> AdapterShape:
+def attach_adapter(config: Config, engine: Engine, model: Gguf, initial: InitialAdapter | None) -> AdapterShape:
+    """Attaches the adapter that a run trains. Raises AdapterError."""
     lora = config.lora
-    n_layer = int(engine.facts["n_layer"])
-    if lora.layers is not None and lora.layers > n_layer:
-        raise AdapterError(f"lora.layers is {lora.layers}, but {job.model} has {n_layer} layers")
     engine.adapter_init(
         rank=lora.rank,
         alpha=lora.alpha,
@@ -97,7 +139,7 @@ def _attach_adapter(
         targets=lora.targets_in(engine.facts["targets"]),
         first_layer=first_adapted_layer(config, engine),
         seed=config.training.seed,
-        moments="8bit" if config.training.optim == "adamw_8bit" else "f32",
+        moments=moments(config),
     )
     if initial is not None:
         put_adapter(initial.adapter, initial.path, engine)

@@ -6,19 +6,14 @@ counts of tokens, and divides once a step, so nothing depends on how the example
 
 import math
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from cpuft.config import Config, TrainJob
-from cpuft.data.batches import UintArray, dropout_keys, passes, step_examples, steps_per_epoch
-from cpuft.data.examples import Example
+from cpuft.config import TrainJob
 from cpuft.engine import Batch, Engine, FloatArray
 from cpuft.errors import ConfigError, EngineError, ModelError
 from cpuft.train import checkpoint
@@ -27,7 +22,7 @@ from cpuft.train.initial import load_initial
 from cpuft.train.inputs import Inputs, load_inputs
 from cpuft.train.interrupt import StopRequest
 from cpuft.train.metrics import Recorder, Say, peak_rss_mb
-from cpuft.train.run import RunFolder
+from cpuft.train.run import RunFolder, precision_of
 from cpuft.train.schedule import learning_rate
 
 
@@ -56,42 +51,33 @@ def run_training(job: TrainJob, *, say: Say = print, show_progress: bool = False
     run.require(resume=job.resume, overwrite=job.overwrite)
     initial = load_initial(job)
     config = run.settled(job.config if initial is None else initial.config, resume=job.resume)
-    precision = None if config.training.precision == "auto" else config.training.precision
-    with Engine(job.model, threads=config.training.threads, precision=precision) as engine:
+    with Engine(job.model, threads=config.training.threads, precision=precision_of(config)) as engine:
         inputs = load_inputs(job, config, engine, initial)
-        with run.opened(config, resume=job.resume), StopRequest() as stop:
+        with run.opened(inputs.config, resume=job.resume), StopRequest() as stop:
             state = State()
             if job.resume and (found := checkpoint.newest(run.checkpoints)) is not None:
                 path, state, given = found
                 checkpoint.check_given(run.path, given, inputs.given)
                 checkpoint.restore(path, engine)
             run.rewind(state.step)
-            return Trainer(run, config, inputs, state, stop).train(say, show_progress)
+            return Trainer(run, inputs, state, stop).train(say, show_progress)
 
 
 class Trainer:
     """A run that is ready to go on after step `state.step`."""
 
-    def __init__(self, run: RunFolder, config: Config, inputs: Inputs, state: State, stop: StopRequest) -> None:
-        self.folder, self.config, self.inputs, self.state, self.stop = run, config.training, inputs, state, stop
-        self.engine, self.frozen, self.dropout = inputs.engine, inputs.frozen, config.lora.dropout > 0
-        self.examples = inputs.training.examples
-        per_epoch = steps_per_epoch(len(self.examples), self.config.examples_per_step)
-        self.n_steps = per_epoch * self.config.num_epochs
-        if self.config.max_steps is not None:
-            self.n_steps = min(self.n_steps, self.config.max_steps)
-        self.n_epochs = -(-self.n_steps // per_epoch)
-        self.validation: list[Batch] = []
-        if inputs.validation is not None:
-            examples = inputs.validation.examples
-            self.validation = self._passes(examples, np.arange(len(examples)))
+    def __init__(self, run: RunFolder, inputs: Inputs, state: State, stop: StopRequest) -> None:
+        self.folder, self.config, self.inputs, self.state, self.stop = run, inputs.config.training, inputs, state, stop
+        self.engine, self.frozen, self.passes = inputs.engine, inputs.frozen, inputs.passes
+        self.n_steps = self.passes.n_steps
+        self.validation = self.passes.of_validation()
         self.n_tokens, self.seconds = 0, 0.0  # of this process's optimizer steps
 
     def train(self, say: Say, show_progress: bool) -> Outcome:
         """Goes on to the last step, to an early stop or to an interruption."""
         started, state = time.monotonic(), self.state
         with (
-            Recorder(self.folder, self.n_epochs, self.n_steps, first_step=state.step + 1, say=say) as recorder,
+            Recorder(self.folder, self.passes.n_epochs, self.n_steps, first_step=state.step + 1, say=say) as recorder,
             tqdm(total=self.n_steps, initial=state.step, unit="step", disable=not show_progress, leave=False) as bar,
             nullcontext() if self.frozen is None else self.frozen.progress(show=show_progress),
         ):
@@ -124,10 +110,9 @@ class Trainer:
     def _optimizer_step(self) -> tuple[int, float, float, float]:
         """Returns the epoch (from 1), the learning rate, the mean loss and the gradient's norm of the next step."""
         config, step, started = self.config, self.state.step + 1, time.monotonic()
-        epoch, indices = step_examples(len(self.examples), config.examples_per_step, config.seed, step)
-        keys = dropout_keys(config.seed, epoch, indices) if self.dropout else None
         loss, n_supervised, n_tokens = 0.0, 0, 0
-        for batch in self._passes(self.examples, indices, keys):
+        epoch, batches = self.passes.of_step(step)
+        for batch in batches:
             pass_loss, pass_supervised = self.engine.forward_backward(batch, self._frozen_rows(batch))
             loss += pass_loss
             n_supervised += pass_supervised
@@ -183,12 +168,6 @@ class Trainer:
             checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
         return loss, n_supervised
 
-    def _passes(
-        self, examples: Sequence[Example], indices: npt.NDArray[np.int64], keys: UintArray | None = None
-    ) -> list[Batch]:
-        block = int(self.engine.facts["prefix_block"])
-        return passes(examples, indices, self.config.tokens_per_pass, keys, prefix_block=block)
-
     def _frozen_rows(self, batch: Batch) -> FloatArray | None:
         return None if self.frozen is None else self.frozen.rows(batch)
 
@@ -205,6 +184,7 @@ class Trainer:
     def _finish(self) -> None:
         if not self.validation:
             checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
+        self.engine.close()  # its memory is not needed beside matplotlib's
         from cpuft.train.plot import plot_losses  # not at the top: matplotlib takes a second and 40 MB to load
 
         plot_losses(self.folder)

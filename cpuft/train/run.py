@@ -72,7 +72,10 @@ class RunFolder:
         if resume:
             before, _ = load_config(self.config)
             today = before.training.date or today
-        settled = replace(config, training=replace(config.training, date=config.training.date or today))
+        training = replace(config.training, date=config.training.date or today)
+        if resume and training.max_ram is not None:  # which may have been reason for smaller passes
+            training = replace(training, tokens_per_pass=min(before.training.tokens_per_pass, training.tokens_per_pass))
+        settled = replace(config, training=training)
         if resume and (changes := changed_keys(before, settled)):
             raise ConfigError(
                 f"{self.path}: the run cannot be resumed with another configuration: {'; '.join(changes)}: "
@@ -108,6 +111,11 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry.name in also or entry.name.endswith(".partial"):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def precision_of(config: Config) -> str | None:
+    """The engine's precision for a run; None leaves it to the engine."""
+    return None if config.training.precision == "auto" else config.training.precision
 
 
 def _step_of(line: str) -> float:

@@ -171,6 +171,15 @@ def test_prefix() -> None:
     assert distinct["ratio"] == 1
 
 
+def test_plan(models: Path) -> None:
+    """Memory as it was foretold; time has its own say."""
+    (row,) = bench("plan", "--shape", "tiny", "--models", models, "--steps", 1, "--threads", 1)
+    assert row["ratio_mb"] == pytest.approx(row["planned_mb"] / row["peak_rss_mb"], abs=0.02)
+    assert 0.85 < row["ratio_mb"] < 1.15
+    assert row["ratio_s"] > 0
+    assert sum(row["parts_mb"].values()) <= row["planned_mb"]
+
+
 def test_merge(models: Path) -> None:
     before = set(models.iterdir())
     (row,) = bench("merge", "--shape", "tiny", "--models", models, "--repeats", 1, "--threads", 1)
@@ -227,7 +236,10 @@ def test_bench_is_found_from_any_folder(tmp_path: Path) -> None:
     assert "scaling" in done.stdout
 
 
-SCRIPTS = ("train_throughput", "gemm", "attention", "memory", "scaling", "step_profile", "precision", "prefix", "merge")
+SCRIPTS = (
+    *("train_throughput", "gemm", "attention", "memory", "plan"),
+    *("scaling", "step_profile", "precision", "prefix", "merge"),
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "cpuft"
 # Each row may import from its own and from the rows above it. A new room must be given its place here.
 LAYERS = (
     {"errors", "files", "config", "config_file", "demo"},
-    {"toolchain", "engine"},
+    {"toolchain", "library", "engine"},
     {"models", "data"},
     {"train", "backends"},
     {"roles"},

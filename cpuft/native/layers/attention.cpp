@@ -121,16 +121,20 @@ void multiply(const GemmKernel& kernel, const char* left, const char* right, int
     }
 }
 
+int64_t left_bytes(const GemmKernel& kernel, int64_t D) {
+    return ceil_div(kLongest, kernel.mr) * kernel.a_bytes(std::max(kLongest, D));
+}
+int64_t right_bytes(const GemmKernel& kernel, int64_t D) {
+    return ceil_div(std::max(kLongest, D), kernel.nr) * kernel.b_bytes(std::max(kLongest, D));
+}
+
 // What a thread works with: packed operands, each with room for any, and the values of one tile.
 struct TileWorkspace {
     TileWorkspace(const GemmKernel& kernel, Compute::Scratch& scratch, int64_t D) {
-        const int64_t longest = std::max(kLongest, D);
-        const int64_t left_bytes = ceil_div(kLongest, kernel.mr) * kernel.a_bytes(longest),
-                      right_bytes = ceil_div(longest, kernel.nr) * kernel.b_bytes(longest);
-        char* packed = scratch.attention_panels.reserve(3 * left_bytes + 5 * right_bytes);
-        for (char*& operand : left) operand = std::exchange(packed, packed + left_bytes);
-        for (char*& operand : right) operand = std::exchange(packed, packed + right_bytes);
-        float* values = scratch.attention.reserve(2 * kTile + 4 * kLongest);
+        char* packed = scratch.attention_panels.reserve(scratch_operand_bytes(kernel, D));
+        for (char*& operand : left) operand = std::exchange(packed, packed + left_bytes(kernel, D));
+        for (char*& operand : right) operand = std::exchange(packed, packed + right_bytes(kernel, D));
+        float* values = scratch.attention.reserve(scratch_tile_floats());
         for (float** tile : {&p, &dp}) *tile = std::exchange(values, values + kTile);
         for (float** row : {&slope, &maxima, &before, &sums}) *row = std::exchange(values, values + kLongest);
     }
@@ -282,6 +286,12 @@ void backward_block(const Task& task, const std::vector<View>& views, const Atte
 }
 
 }  // namespace
+
+int64_t scratch_tile_floats() { return 2 * kTile + 4 * kLongest; }
+
+int64_t scratch_operand_bytes(const GemmKernel& kernel, int64_t D) {
+    return 3 * left_bytes(kernel, D) + 5 * right_bytes(kernel, D);
+}
 
 void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                        const float* k, const float* v, AttentionWorkspace& workspace, float* o, float* lse) {

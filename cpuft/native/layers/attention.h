@@ -58,6 +58,10 @@ struct AttentionWorkspace {
     Buffer<float> delta;                           // [T, H]
 };
 
+// What attention takes of a thread's scratch memory: floats of tiles, and bytes of packed operands.
+int64_t scratch_tile_floats();
+int64_t scratch_operand_bytes(const GemmKernel& kernel, int64_t D);
+
 // q: [T, H, D]; k, v: [T, K, D]; o: [T, H, D] out; lse: [T, H] out, the logarithm of each softmax's denominator.
 void attention_forward(Compute& compute, const AttentionShape& shape, const Sequences& sequences, const float* q,
                        const float* k, const float* v, AttentionWorkspace& workspace, float* o, float* lse);

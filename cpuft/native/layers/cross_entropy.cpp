@@ -15,12 +15,6 @@ namespace {
 // Qwen2.5's vocabulary of 151 936 a chunk has 441 tokens in bfloat16, twice as many in int8, half as many in float32.
 constexpr int64_t kChunkBytes = int64_t{128} << 20;
 
-// Into how many tokens n > 0 are cut, in chunks of the same size but for the last.
-int64_t chunk_size(const GemmKernel& kernel, int64_t V, int64_t n) {
-    const int64_t most = std::max<int64_t>(1, kChunkBytes / (V * static_cast<int64_t>(kernel.element_size)));
-    return ceil_div(n, ceil_div(n, most));
-}
-
 // Logits of a chunk of n tokens in blocks of the vocabulary; leaves each block's maxima, sums and, where asked, packed
 // probabilities relative to its maximum, times the slope of the cap. The target's probability is left out of those.
 void visit_logits(Compute& compute, const Matrix& head, float soft_cap, const int32_t* targets, int64_t n,
@@ -70,8 +64,15 @@ double normalize(int64_t t, int64_t n, int64_t n_blocks, HeadWorkspace& workspac
 
 }  // namespace
 
+// Chunks are of the same size but for the last.
+int64_t head_chunk(const GemmKernel& kernel, int64_t V, int64_t n) {
+    if (n == 0) return 0;
+    const int64_t most = std::max<int64_t>(1, kChunkBytes / (V * static_cast<int64_t>(kernel.element_size)));
+    return ceil_div(n, ceil_div(n, most));
+}
+
 int64_t head_bytes(const GemmKernel& kernel, int64_t V, int64_t n) {
-    return n == 0 ? 0 : PackedRows::bytes(kernel, chunk_size(kernel, V, n), V);
+    return PackedRows::bytes(kernel, head_chunk(kernel, V, n), V);
 }
 
 // dh = W^T (p - onehot(target)) cap'(W h), p = softmax(logits). The target's part, p - 1 = exp(-loss) - 1 times its row of W, is added
@@ -81,7 +82,7 @@ double head_cross_entropy(Compute& compute, const Matrix& head, float soft_cap, 
     Stopwatch::Lap lap(compute.stopwatch, Part::kCrossEntropy);
     const GemmKernel& kernel = compute.weight_gemm;
     const int64_t V = head.rows, C = head.cols, n_blocks = ceil_div(V, kBlockDepth);
-    const int64_t chunk = chunk_size(kernel, V, n);
+    const int64_t chunk = head_chunk(kernel, V, n);
     double* losses = workspace.losses.reserve(n);
     for (int64_t t0 = 0; t0 < n; t0 += chunk) {
         const int64_t size = std::min(chunk, n - t0);

@@ -1,0 +1,45 @@
+"""`cpuft prepare`."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from cpuft.cli.configuration import FILE
+from cpuft.cli.model_reference import ModelReference
+from cpuft.models.source import FORMS
+from cpuft.train.prepare import prepare as prepare_base
+
+EPILOG = """
+\b
+Examples:
+  cpuft prepare --source model-f16.gguf --quantization q4_k_m --output artifacts/models/base
+  cpuft prepare --source ollama:qwen2.5:3b-instruct --quantization keep --output artifacts/models/base
+
+The folder gets model.gguf, its description (model.json), a plan for training it (plan.json) and both in words
+(README.txt). Run it again after an interruption: it goes on.
+"""
+
+
+@click.command("prepare", epilog=EPILOG)
+@click.option("--source", "--model-name", "source", required=True, type=ModelReference(), help=f"The model: {FORMS}.")
+@click.option("--quantization", default="4bit", show_default=True, help="q4_k_m (4bit), q8_0 (8bit), …, or keep.")
+@click.option("--output", "--output-dir", "output", required=True, type=FILE, help="The folder of the base.")
+@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: every CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print description and plan as JSON.")
+def prepare(source: Path, quantization: str, output: Path, threads: int, as_json: bool) -> None:
+    """Make a base model ready for training: quantized, checked, described, with a plan of what training it takes."""
+    show = sys.stderr.isatty()
+    with tqdm(unit="B", unit_scale=True, leave=False, disable=not show, delay=1) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if bar.total != total or bar.n >= total:
+                bar.reset(total)
+                bar.set_description(what)
+            bar.update(done)
+
+        base = prepare_base(source, output, quantization, threads=threads, progress=progress, show_progress=show)
+    facts = {"model": str(base.model), "description": base.description, "plan": base.plan}
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else f"{base.text}\nReady in {base.folder}")

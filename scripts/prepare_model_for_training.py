@@ -1,0 +1,19 @@
+"""`cpuft prepare` under the name that the specification gives it; a --model-name that is no file is one of Ollama's.
+
+Usage: python scripts/prepare_model_for_training.py --model-name qwen2.5:3b-instruct --output-dir DIR
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cpuft.cli.main import cli
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    for i, name in enumerate(arguments):
+        named = i > 0 and arguments[i - 1] == "--model-name"
+        if named and not Path(name).exists() and not name.startswith(("ollama:", "hf:")):
+            arguments[i] = f"ollama:{name}"
+    cli(["prepare", *arguments], prog_name="cpuft")
