@@ -53,13 +53,13 @@ def run_training(job: TrainJob, *, say: Say = print, show_progress: bool = False
     config = run.settled(job.config if initial is None else initial.config, resume=job.resume)
     with Engine(job.model, threads=config.training.threads, precision=precision_of(config)) as engine:
         inputs = load_inputs(job, config, engine, initial)
-        with run.opened(inputs.config, resume=job.resume), StopRequest() as stop:
+        with run.opened(resume=job.resume), StopRequest() as stop:
             state = State()
             if job.resume and (found := checkpoint.newest(run.checkpoints)) is not None:
                 path, state, given = found
                 checkpoint.check_given(run.path, given, inputs.given)
                 checkpoint.restore(path, engine)
-            run.rewind(state.step)
+            run.begin(inputs.config, state.step)
             return Trainer(run, inputs, state, stop).train(say, show_progress)
 
 

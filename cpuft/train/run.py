@@ -84,7 +84,7 @@ class RunFolder:
         return settled
 
     @contextlib.contextmanager
-    def opened(self, config: Config, *, resume: bool) -> Iterator[None]:
+    def opened(self, *, resume: bool) -> Iterator[None]:
         """Makes the folder ready and keeps other processes out of it until the block ends."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -94,12 +94,15 @@ class RunFolder:
                 except BlockingIOError:
                     raise ConfigError(f"{self.path}: another process is training in this folder") from None
                 self._clear(also=() if resume else FILES)
-                write_text(self.config, yaml.safe_dump(to_document(config), sort_keys=False))
                 self.checkpoints.mkdir(exist_ok=True)
                 yield
 
-    def rewind(self, step: int) -> None:
-        """Forgets the metrics of later steps: the resumed run writes them again."""
+    def begin(self, config: Config, step: int) -> None:
+        """Records the configuration and forgets the metrics of later steps than `step`: they are written again.
+
+        The last thing before training: what was refused must leave a run as it was.
+        """
+        write_text(self.config, yaml.safe_dump(to_document(config), sort_keys=False))
         if not self.metrics.exists():
             return
         kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]

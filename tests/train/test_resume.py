@@ -177,7 +177,7 @@ def test_a_run_cannot_be_resumed_as_another(inputs: Inputs, whole_run: tuple[Pat
     with pytest.raises(ConfigError, match="begun with another validation data"):
         run_training(inputs.job(run, resume=True, val=None), say=QUIET)
     with pytest.raises(ConfigError, match="begun with another initial adapter"):
-        run_training(inputs.job(run, resume=True, init_adapter=run / "adapter.gguf"), say=QUIET)
+        run_training(inputs.job(run, {"lora.init_adapter": str(run / "adapter.gguf")}, resume=True), say=QUIET)
     assert lasting(run) == lasting(whole_run[0])
 
 
