@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.train.runs import metrics
 
 # Measured over seeds 0, 1 and 2 in float32: 0.8 % at most, in the training loss of the last ten steps and in the
-# validation loss. At the demo's own rate of 5e-3 training is chaotic: there two kernels of float32, which differ in the
+# validation loss. At a rate of 5e-3 training is chaotic: there two kernels of float32, which differ in the
 # last bit, end up to 2 % apart, and so would these say little.
 MOST = 0.02
 N_STEPS = 60
