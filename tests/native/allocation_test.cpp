@@ -67,7 +67,6 @@ struct Examples {
 };
 
 constexpr int64_t kMostSteps = 20;
-constexpr uint32_t kAllLinears = (1u << cpuft::kLinearCount) - 1;
 
 TEST(later_steps_allocate_nothing) {
     const Examples examples;
@@ -75,13 +74,13 @@ TEST(later_steps_allocate_nothing) {
     for (const Precision precision : {Precision::kF32, Precision::kBf16, Precision::kInt8}) {
         const cpuft::KernelTable& table = *test::tables().back();
         if (precision == Precision::kInt8 && table.int8 == nullptr) continue;
-        cpuft::Model model(CPUFT_TEST_MODEL);
+        cpuft::Model model(test::model_path());
         cpuft::Compute compute(2, table, precision);
         if (precision == Precision::kInt8) model.measure_rows(compute);
         for (const auto policy : {CPUFT_ACTIVATIONS_KEEP, CPUFT_ACTIVATIONS_RECOMPUTE}) {
             for (const auto moments : {CPUFT_MOMENTS_F32, CPUFT_MOMENTS_8BIT}) {
                 const float dropout = moments == CPUFT_MOMENTS_F32 ? 0.0f : 0.1f;
-                cpuft::Adapter adapter(model, 4, 8.0f, dropout, kAllLinears, 0, 0, moments);
+                cpuft::Adapter adapter(model, 4, 8.0f, dropout, test::all_targets(model), 0, 0, moments);
                 cpuft::Transformer transformer(model, compute);
                 transformer.set_activations(policy);
                 // Which thread takes which task is left to chance, and with it when each thread's own scratch memory has

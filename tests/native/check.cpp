@@ -2,6 +2,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "error.h"
@@ -58,6 +59,17 @@ std::vector<float> Random::floats(int64_t n, float deviation) {
         value = deviation * static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v));
     }
     return values;
+}
+
+const char* model_path() {
+    const char* chosen = std::getenv("CPUFT_TEST_MODEL");
+    return chosen != nullptr ? chosen : CPUFT_DEMO_MODEL;
+}
+
+uint32_t all_targets(const cpuft::Model& model) {
+    uint32_t targets = 0;
+    for (const cpuft_target target : model.targets()) targets |= 1u << target;
+    return targets;
 }
 
 double distance(const float* got, const Doubles& wanted) {

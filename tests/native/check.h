@@ -9,6 +9,7 @@
 
 #include "compute.h"
 #include "kernels/kernels.h"
+#include "model.h"
 
 namespace test {
 
@@ -35,6 +36,11 @@ constexpr double kRounding = 0x1p-24;
 
 // Stands where a kernel must not write.
 constexpr float kGuard = 12345.0f;
+
+// The model of tests that need one: the file that the environment variable CPUFT_TEST_MODEL names, else the demo's.
+const char* model_path();
+// All its adapter's targets, as cpuft_adapter_init takes them.
+uint32_t all_targets(const cpuft::Model& model);
 
 // The kernel tables that this CPU runs, the reference first.
 std::vector<const cpuft::KernelTable*> tables();

@@ -13,7 +13,6 @@ namespace {
 using namespace cpuft;
 
 constexpr int64_t kLength = 150;
-constexpr uint32_t kAll = (1u << kLinearCount) - 1, kAttention = 1u << CPUFT_TARGET_ATTN_Q;
 
 struct Example {
     Example() : tokens(kLength), supervised(kLength) {
@@ -33,7 +32,7 @@ struct Example {
 struct Case {
     Precision precision;
     cpuft_activations policy;
-    uint32_t targets;
+    bool all_targets;     // or the queries' alone
     int32_t first_layer;  // from the end where negative
     float dropout;
     enum { kTrain, kLoss, kFrozen } kind;
@@ -44,13 +43,13 @@ std::vector<Case> cases() {
     for (const auto precision : {Precision::kF32, Precision::kBf16, Precision::kInt8}) {
         for (const auto policy : {CPUFT_ACTIVATIONS_KEEP, CPUFT_ACTIVATIONS_RECOMPUTE}) {
             for (const float dropout : {0.0f, 0.1f}) {
-                all.push_back({precision, policy, kAll, 0, dropout, Case::kTrain});
-                all.push_back({precision, policy, kAll, -1, dropout, Case::kTrain});
+                all.push_back({precision, policy, true, 0, dropout, Case::kTrain});
+                all.push_back({precision, policy, true, -1, dropout, Case::kTrain});
             }
-            all.push_back({precision, policy, kAttention, 1, 0.0f, Case::kTrain});
+            all.push_back({precision, policy, false, 1, 0.0f, Case::kTrain});
         }
-        all.push_back({precision, CPUFT_ACTIVATIONS_KEEP, kAll, 0, 0.1f, Case::kLoss});
-        all.push_back({precision, CPUFT_ACTIVATIONS_KEEP, kAll, -1, 0.0f, Case::kFrozen});
+        all.push_back({precision, CPUFT_ACTIVATIONS_KEEP, true, 0, 0.1f, Case::kLoss});
+        all.push_back({precision, CPUFT_ACTIVATIONS_KEEP, true, -1, 0.0f, Case::kFrozen});
     }
     return all;
 }
@@ -83,11 +82,13 @@ void for_cases(Body body) {
     for (const Case& c : cases()) {
         const KernelTable& table = *test::tables().back();
         if (c.precision == Precision::kInt8 && table.int8 == nullptr) continue;
-        Model model(CPUFT_TEST_MODEL);
+        Model model(test::model_path());
         Compute compute(2, table, c.precision);
         if (c.precision == Precision::kInt8) model.measure_rows(compute);
         const auto first = static_cast<int32_t>(c.first_layer < 0 ? model.dims.n_layer + c.first_layer : c.first_layer);
-        Adapter adapter(model, 4, 8.0f, c.dropout, c.targets, first, 0, CPUFT_MOMENTS_F32);
+        const cpuft_target queries = model.fused_qkv ? CPUFT_TARGET_ATTN_QKV : CPUFT_TARGET_ATTN_Q;
+        const uint32_t targets = c.all_targets ? test::all_targets(model) : 1u << queries;
+        Adapter adapter(model, 4, 8.0f, c.dropout, targets, first, 0, CPUFT_MOMENTS_F32);
         Transformer transformer(model, compute);
         transformer.set_activations(c.policy);
         PassMemory memory;

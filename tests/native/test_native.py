@@ -1,5 +1,6 @@
 """The C++ tests hold: every kernel equals its slow twin, every layer's backward pass is its derivative."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from cpuft.toolchain import Toolchain, build, cache, ninja, sources
 from cpuft.toolchain.compiler import find_compilers
+from tests.engine.golden import CASES
+from tests.engine.random_model import write_model
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,17 @@ def program(built: Toolchain) -> Path:
 
 def test_native(program: Path) -> None:
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("case_name", ["qwen3", "phi3", "gemma2", "gemma3", "smollm3"])
+@pytest.mark.parametrize("test", ["a_pass_takes", "later_steps_allocate_nothing"])
+def test_memory_of_other_architectures(test: str, case_name: str, program: Path, tmp_path: Path) -> None:
+    """What a pass takes is foretold array by array, and a second step allocates nothing."""
+    model = write_model(tmp_path / "model.gguf", CASES[case_name].model)
+    done = subprocess.run(
+        [program, test], capture_output=True, text=True, timeout=300, env=os.environ | {"CPUFT_TEST_MODEL": str(model)}
+    )
     assert done.returncode == 0, done.stderr + done.stdout
 
 
