@@ -111,7 +111,7 @@ class Engine:
     Args:
         model: path of a GGUF file.
         threads: worker threads; 0 takes every CPU that this process may use.
-        isa: "reference", "avx2", "avx512", "avx512bf16", or None for the best that this CPU has.
+        isa: a kernel table by name, as in cpuft.h; None for the best that this CPU has.
         precision: "f32", "bf16" or "int8", as in cpuft.h; None for what it takes by itself.
 
     Raises:

@@ -40,8 +40,8 @@ class Layout {
 
     Sequences sequences;
     std::vector<int64_t> source;  // [T] which of the micro-batch's tokens this is
-    std::vector<int32_t>
-        positions;  // [T] in the sequence; plus n_short in one that is longer than that: RopeTable's rows
+    // [T] in the sequence; plus n_short in one that is longer than that: RopeTable's rows.
+    std::vector<int32_t> positions;
     std::vector<uint64_t> dropout_rows;  // [T] what selects each token's dropout masks, or empty
     std::vector<int64_t> predicting;  // [n_supervised] tokens of the pass whose successor is supervised, ascending ...
     std::vector<int32_t> targets;     // [n_supervised] ... and that successor

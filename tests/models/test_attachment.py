@@ -10,6 +10,8 @@ from cpuft.errors import AdapterError
 from cpuft.models.adapter import Adapter, read_adapter, write_adapter
 from cpuft.models.attachment import attach_adapter
 from cpuft.models.merge import merge
+from tests.engine.golden import CASES
+from tests.engine.random_model import write_model
 from tests.models.tiny import FloatArray, random_adapter, write_tiny_model
 
 TOKENS = np.array([1, 70, 71, 72, 73], np.int32)
@@ -29,6 +31,17 @@ def test_ranks_and_layers_may_differ(tmp_path: Path) -> None:
     tensors = {n: v for n, v in wide.items() if n.startswith("blk.2.attn_q")}
     tensors |= {n: v for n, v in narrow.items() if n.startswith("blk.2.ffn_down")}
     write_adapter(tmp_path / "a.gguf", tensors, alpha=8, architecture="llama")
+    merged = merge(model, tmp_path / "merged.gguf", adapter_path=tmp_path / "a.gguf").output
+    base, expected = logits(model), logits(merged)
+    distance = np.linalg.norm(logits(model, read_adapter(tmp_path / "a.gguf")) - expected)
+    assert distance < 1e-5 * np.linalg.norm(expected - base)
+
+
+def test_weights_that_are_fused(tmp_path: Path) -> None:
+    """Phi-3's ffn_up holds gate and up: an adapter of it sits on both."""
+    case = CASES["phi3"]
+    model = write_model(tmp_path / "base.gguf", case.model)
+    write_adapter(tmp_path / "a.gguf", case.adapter(), alpha=case.alpha, architecture="phi3")
     merged = merge(model, tmp_path / "merged.gguf", adapter_path=tmp_path / "a.gguf").output
     base, expected = logits(model), logits(merged)
     distance = np.linalg.norm(logits(model, read_adapter(tmp_path / "a.gguf")) - expected)

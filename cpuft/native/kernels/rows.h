@@ -131,51 +131,27 @@ struct Rows {
         for (int64_t i = 0; i < n; ++i) y[i] = factor * x[i] * weight[i];
     }
 
-    static void silu_multiply(const float* gate, const float* up, float* out, int64_t n) {
-        int64_t i = 0;
-        for (; i + kWidth <= n; i += kWidth) {
-            const Float z = S::load(gate + i);
-            S::store(out + i, z * S::sigmoid(z) * S::load(up + i));
-        }
-        if (i < n) {
-            const Float z = S::load_some(gate + i, n - i, 0.0f);
-            S::store_some(out + i, z * S::sigmoid(z) * S::load_some(up + i, n - i, 0.0f), n - i);
-        }
-    }
+    // The gates of a gated MLP are z s with s = sigmoid(argument(z)); slope is the argument's derivative.
+    struct Silu {
+        static Float argument(Float z) { return z; }
+        static Float slope(Float) { return S::set(1.0f); }
+    };
+    // gelu(z) = z (1 + tanh(g)) / 2, g = sqrt(2 / pi) (z + 0.044715 z^3): the same as with sigmoid(2 g), which is exact to the
+    // last digits far below 0, where the first form cancels.
+    struct Gelu {
+        static constexpr float kFactor = 1.5957691216f, kCubic = 0.044715f;  // 2 sqrt(2 / pi)
+        static Float argument(Float z) { return kFactor * (z + kCubic * z * z * z); }
+        static Float slope(Float z) { return kFactor * (1.0f + 3.0f * kCubic * z * z); }
+    };
 
-    // silu'(z) = s (1 + z (1 - s)), s = sigmoid(z)
-    static void silu_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
-                                       float* out, int64_t n) {
+    template <class Gate>
+    static void gate_multiply(const float* gate, const float* up, float* out, int64_t n) {
         for (int64_t i = 0; i < n; i += kWidth) {
             const int64_t left = n - i;
             const bool whole = left >= kWidth;
             const Float z = whole ? S::load(gate + i) : S::load_some(gate + i, left, 0.0f);
             const Float u = whole ? S::load(up + i) : S::load_some(up + i, left, 0.0f);
-            const Float d = whole ? S::load(dout + i) : S::load_some(dout + i, left, 0.0f);
-            const Float s = S::sigmoid(z);
-            const Float dz = d * u * s * (1.0f + z * (1.0f - s));
-            const Float du = d * z * s, product = z * s * u;
-            if (whole) {
-                S::store(dgate + i, dz);
-                S::store(dup + i, du);
-                if (out != nullptr) S::store(out + i, product);
-            } else {
-                S::store_some(dgate + i, dz, left);
-                S::store_some(dup + i, du, left);
-                if (out != nullptr) S::store_some(out + i, product, left);
-            }
-        }
-    }
-
-    // gelu(z) = z s, s = sigmoid(2 g), g = sqrt(2 / pi) (z + 0.044715 z^3): the same as with (1 + tanh(g)) / 2, and exact to
-    // the last digits far below 0, where that cancels.
-    static void gelu_multiply(const float* gate, const float* up, float* out, int64_t n) {
-        for (int64_t i = 0; i < n; i += kWidth) {
-            const int64_t left = n - i;
-            const bool whole = left >= kWidth;
-            const Float z = whole ? S::load(gate + i) : S::load_some(gate + i, left, 0.0f);
-            const Float u = whole ? S::load(up + i) : S::load_some(up + i, left, 0.0f);
-            const Float m = z * S::sigmoid(gelu_argument(z)) * u;
+            const Float m = z * S::sigmoid(Gate::argument(z)) * u;
             if (whole) {
                 S::store(out + i, m);
             } else {
@@ -184,8 +160,9 @@ struct Rows {
         }
     }
 
-    // gelu'(z) = s + z s (1 - s) 2 g'(z)
-    static void gelu_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
+    // (z s)' = s + z s (1 - s) slope
+    template <class Gate>
+    static void gate_multiply_backward(const float* gate, const float* up, const float* dout, float* dgate, float* dup,
                                        float* out, int64_t n) {
         for (int64_t i = 0; i < n; i += kWidth) {
             const int64_t left = n - i;
@@ -193,9 +170,8 @@ struct Rows {
             const Float z = whole ? S::load(gate + i) : S::load_some(gate + i, left, 0.0f);
             const Float u = whole ? S::load(up + i) : S::load_some(up + i, left, 0.0f);
             const Float d = whole ? S::load(dout + i) : S::load_some(dout + i, left, 0.0f);
-            const Float s = S::sigmoid(gelu_argument(z));
-            const Float slope = kGeluFactor * (1.0f + 3.0f * kGeluCubic * z * z);
-            const Float dz = d * u * s * (1.0f + z * (1.0f - s) * slope);
+            const Float s = S::sigmoid(Gate::argument(z));
+            const Float dz = d * u * s * (1.0f + z * (1.0f - s) * Gate::slope(z));
             const Float du = d * z * s, product = z * s * u;
             if (whole) {
                 S::store(dgate + i, dz);
@@ -208,9 +184,6 @@ struct Rows {
             }
         }
     }
-
-    static constexpr float kGeluFactor = 1.5957691216f, kGeluCubic = 0.044715f;  // 2 sqrt(2 / pi)
-    static Float gelu_argument(Float z) { return kGeluFactor * (z + kGeluCubic * z * z * z); }
 
     static void dropout(const float* x, uint64_t key, uint32_t threshold, float factor, float* out, int64_t n) {
         const DropoutStream stream = dropout_stream(key);
@@ -232,10 +205,10 @@ struct Rows {
                 axpy,
                 scale,
                 multiply,
-                silu_multiply,
-                silu_multiply_backward,
-                gelu_multiply,
-                gelu_multiply_backward,
+                gate_multiply<Silu>,
+                gate_multiply_backward<Silu>,
+                gate_multiply<Gelu>,
+                gate_multiply_backward<Gelu>,
                 narrow,
                 widen,
                 to_bytes,

@@ -22,8 +22,8 @@ int64_t head_bytes(const GemmKernel& kernel, int64_t V, int64_t n);
 // How many of n tokens that is.
 int64_t head_chunk(const GemmKernel& kernel, int64_t V, int64_t n);
 
-// h: [n, C]; head: (V, C); soft_cap: 0 for none; targets: [n]. Returns the sum of the n losses in nats. Where dh: [n, C] is not null, it is
-// filled with the gradient of that sum with respect to h; it may be the same array as h.
+// h: [n, C]; head: (V, C); soft_cap: 0 for none; targets: [n]. Returns the sum of the n losses in nats. Where dh: [n, C] is
+// not null, it is filled with the gradient of that sum with respect to h; it may be the same array as h.
 double head_cross_entropy(Compute& compute, const Matrix& head, float soft_cap, const float* h, const int32_t* targets,
                           int64_t n, HeadWorkspace& workspace, float* dh);
 
