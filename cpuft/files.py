@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, even when the process is killed or the disk is full."""
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from cpuft.errors import ConfigError, ResourceError
 
+LOCK = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -79,6 +81,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+@contextmanager
+def sole_use(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other processes that call this out of a folder, `what` is done in it, until the block ends.
+
+    Then what a killed process left unfinished is removed. Raises ConfigError where another process is in it.
+    """
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another process is {what} in this folder") from None
+        for entry in folder.glob(".*.partial"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        yield
 
 
 @contextmanager
