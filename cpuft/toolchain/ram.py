@@ -8,6 +8,7 @@ MEMINFO = Path("/proc/meminfo")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 # Names of the limit, of what is used and, in memory.stat, of the file pages among it that are given up for others.
+GROUP = "what the container or control group around this process still allows"
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 
@@ -23,7 +24,12 @@ def available_memory() -> int:
     Pages of files that are cached count as free. Where the system does not tell what is available, half of what is
     installed does.
     """
-    return min([_system(), *_cgroups()])
+    return available_within()[0]
+
+
+def available_within() -> tuple[int, str]:
+    """Return `available_memory`, and in words what sets it: this machine, or the limit of a container."""
+    return min([(_system(), "what this machine has free"), *((free, GROUP) for free in _cgroups())])
 
 
 def _system() -> int:

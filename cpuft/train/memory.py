@@ -14,7 +14,7 @@ from cpuft.config import Config
 from cpuft.config_file import changed_keys
 from cpuft.engine import PASS_SIZE, Engine, SizeArray
 from cpuft.errors import ResourceError
-from cpuft.toolchain.ram import available_memory
+from cpuft.toolchain.ram import available_within
 from cpuft.train.metrics import peak_rss_mb
 from cpuft.train.passes import RunPasses, pass_sizes
 
@@ -199,7 +199,8 @@ def resident_bytes(model: Path) -> int:
 
 def _limit(config: Config, model: Path) -> Limit:
     # What this process holds already, of the model too, is no longer among what is available.
-    machine = Limit(available_memory() + resident_bytes(model), "what this machine has free")
+    free, source = available_within()
+    machine = Limit(free + resident_bytes(model), source)
     most = config.training.max_ram
     if most is None or machine.n_bytes < most:
         return machine

@@ -3,14 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from cpuft.config import Config
 from cpuft.data.batches import dropout_keys, passes, step_examples, steps_per_epoch
 from cpuft.data.examples import Example
 from cpuft.engine import PASS_SIZE, Batch, Engine, SizeArray
-
-SLOW_SECONDS = 2  # progress is shown where counting takes longer
 
 
 class RunPasses:
@@ -50,16 +47,12 @@ class RunPasses:
             yield from self.of_step(step)[1]
 
 
-def pass_sizes(run: RunPasses, engine: Engine, *, frozen: bool = False, show_progress: bool = False) -> SizeArray:
+def pass_sizes(run: RunPasses, engine: Engine, *, frozen: bool = False) -> SizeArray:
     """[passes, len(PASS_SIZE)]: the sizes of a run's training passes in their order, then those of one validation.
 
     frozen: the frozen layers' output is computed apart, for the examples of each of these passes: as many sizes more.
     """
-    sizes = []
-    with tqdm(total=run.n_steps, desc="Counting", unit="step", delay=SLOW_SECONDS, disable=not show_progress) as bar:
-        for step in range(1, run.n_steps + 1):
-            sizes += [engine.pass_size(batch, training=True) for batch in run.of_step(step)[1]]
-            bar.update()
+    sizes = [engine.pass_size(batch, training=True) for batch in run.training_batches()]
     validation = run.of_validation()
     sizes += [engine.pass_size(batch, training=False) for batch in validation]
     if frozen:

@@ -105,7 +105,7 @@ class Situation:
     def fitted(self, available: int = 10**12, resume: bool = False, **settings: Any) -> Fit:
         """What is chosen."""
         self._monkeypatch.setattr(memory, "resident_bytes", lambda model: 0)
-        self._monkeypatch.setattr(memory, "available_memory", lambda: available)
+        self._monkeypatch.setattr(memory, "available_within", lambda: (available, "a test"))
         config = replace(self.config, training=replace(self.config.training, **settings))
         return fit(config, self._engine, self._passes, self.model, resume=resume)
 
