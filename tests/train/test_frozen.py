@@ -232,7 +232,8 @@ def test_a_full_disk(inputs: Inputs, cache: Path, tmp_path: Path, monkeypatch: p
     assert "the disk is full" in done.stderr
     run_training(inputs.job(tmp_path / "second", CACHED), say=QUIET)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    full = usage._replace(free=100)  # the disk of the cache, not that of the runs
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full if path.is_relative_to(cache) else usage)
     run_training(inputs.job(tmp_path / "third", CACHED), say=QUIET)  # nothing more is needed
     shutil.rmtree(cache)
     with pytest.raises(ResourceError, match=r"for 14 examples takes \d+ MB and the disk has 0 MB free: free some"):

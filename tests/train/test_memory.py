@@ -13,10 +13,11 @@ from cpuft import demo
 from cpuft.config import Config
 from cpuft.config_file import load_config
 from cpuft.data.examples import Example
-from cpuft.engine import Engine
+from cpuft.engine import PASS_SIZE, Engine
+from cpuft.errors import ResourceError
 from cpuft.models.gguf import read_gguf
 from cpuft.train import memory
-from cpuft.train.inputs import load_data
+from cpuft.train.inputs import attach_adapter, load_data
 from cpuft.train.loop import run_training
 from cpuft.train.memory import Fit, fit, moments, predict
 from cpuft.train.passes import RunPasses, pass_sizes
@@ -84,14 +85,14 @@ def test_sizes(text: str | int | None, n_bytes: int | None) -> None:
 
 
 class Situation:
-    """An engine and a run over 11 examples, on a machine with as much memory as wanted, where Python takes nothing."""
+    """An engine and a run over 11 examples, on a machine with as much memory as wanted, where Python takes `held`."""
 
     def __init__(self, inputs: Inputs, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.model, self._engine, self._monkeypatch = inputs.model, engine, monkeypatch
         job = inputs.job(Path("run"))
         data = load_data(job, job.config, engine, read_gguf(inputs.model))
         self.config, self.examples = job.config, data.training.examples
-        self._data = data
+        self._data, self.held = data, 0
 
     def _passes(self, config: Config) -> RunPasses:
         return self._data.passes(config, self._engine)
@@ -104,7 +105,7 @@ class Situation:
 
     def fitted(self, available: int = 10**12, resume: bool = False, **settings: Any) -> Fit:
         """What is chosen."""
-        self._monkeypatch.setattr(memory, "resident_bytes", lambda model: 0)
+        self._monkeypatch.setattr(memory, "resident_bytes", lambda model: self.held)
         self._monkeypatch.setattr(memory, "available_within", lambda: (available, "a test"))
         config = replace(self.config, training=replace(self.config.training, **settings))
         return fit(config, self._engine, self._passes, self.model, resume=resume)
@@ -158,6 +159,66 @@ def test_a_resumed_run_is_told_only_what_it_may_change(situation: Situation) -> 
     few = situation.fitted(situation.needed(activations="recompute", tokens_per_pass=100), resume=True)
     assert few.advice is None
     assert "nothing that a resumed run may change makes it fit" in few.refusal()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora.layers": 1}, {"training.optim": "adamw_8bit", "lora.r": 7}, {"lora.layers": 2}]
+)
+def test_the_adapter_takes_what_is_foretold(settings: dict[str, Any], inputs: Inputs) -> None:
+    job = inputs.job(Path("run"), settings)
+    with Engine(inputs.model, threads=1) as engine:
+        data = load_data(job, job.config, engine, read_gguf(inputs.model))
+        sizes = pass_sizes(data.passes(job.config, engine), engine)
+        foretold = predict(job.config, "keep", engine, sizes, process=1000)
+        attach_adapter(job.config, engine, read_gguf(inputs.model), None)
+        held = (engine.parameters.nbytes, engine.gradients.nbytes, engine.optimizer_state.nbytes)
+    parts = foretold.parts
+    assert (parts["adapter"], parts["gradients"], parts["optimizer"]) == held
+    assert parts["process"] == 1000
+    assert foretold.total == int(sum(parts.values()) * 1.02)
+
+
+def test_rows_of_frozen_layers_are_counted_twice(inputs: Inputs) -> None:
+    """As they are read from the cache and as they are made."""
+    job = inputs.job(Path("run"), {"lora.layers": 1})
+    cached = inputs.job(Path("run"), {"lora.layers": 1, "training.cache_frozen": True})
+    with Engine(inputs.model, threads=1) as engine:
+        data = load_data(job, job.config, engine, read_gguf(inputs.model))
+        sizes = pass_sizes(data.passes(job.config, engine), engine, frozen=True)
+        plain, more = (predict(each.config, "keep", engine, sizes, 0).parts for each in (job, cached))
+        rows = int(sizes[:, PASS_SIZE.index("tokens")].max()) * int(engine.facts["n_embd"]) * 4
+    assert {name: more[name] - plain[name] for name in plain} == {**dict.fromkeys(plain, 0), "workspace": 2 * rows}
+
+
+def test_the_limit_is_what_is_free_and_what_is_held(situation: Situation) -> None:
+    assert situation.fitted(10**9, max_ram=10**8).limit.n_bytes == 10**8
+    assert situation.fitted(10**9, max_ram=10**10).limit.n_bytes == 10**9  # the machine has no more
+    assert situation.fitted(10**9).limit.n_bytes == 10**9
+    situation.held = 5 * 10**7
+    assert situation.fitted(10**9).limit.n_bytes == 10**9 + 5 * 10**7
+    assert situation.fitted(10**9).memory.parts["process"] == 5 * 10**7
+
+
+def test_the_mapped_model_is_no_part_of_the_process(tmp_path: Path) -> None:
+    size = 32 << 20
+    (tmp_path / "model.gguf").write_bytes(b"x" * size)
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "model.gguf")
+    mapped = np.memmap(tmp_path / "model.gguf", np.uint8, "r")
+    assert int(mapped[::4096].sum()) > 0
+    with_it, without = (memory.resident_bytes(tmp_path / name) for name in ("none.gguf", "link.gguf"))
+    assert with_it - without == pytest.approx(size, rel=0.1)
+
+
+def test_a_run_that_is_resumed_with_less_memory(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_training(inputs.job(tmp_path / "run", {"training.max_steps": 2}), say=lambda _: None)
+    before = lasting(tmp_path / "run")
+    monkeypatch.setattr(memory, "available_within", lambda: (1, "a test"))
+    monkeypatch.setattr(memory, "resident_bytes", lambda model: 0)
+    with pytest.raises(ResourceError, match="nothing that a resumed run may change makes it fit"):
+        run_training(inputs.job(tmp_path / "run", {"training.max_steps": 2}, resume=True), say=lambda _: None)
+    assert lasting(tmp_path / "run") == before
 
 
 def test_a_limit_that_is_met_changes_nothing_and_can_be_resumed(inputs: Inputs, tmp_path: Path) -> None:

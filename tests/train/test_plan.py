@@ -41,6 +41,10 @@ def test_json(inputs: Inputs, run_cpuft: RunCpuft) -> None:
     assert plan["memory"]["fits"] is True
     assert list(plan["time"]) == TIMES
     assert all(plan["time"][name] > 0 for name in TIMES if name != "frozen_layers")
+    parts = [plan["time"][name] for name in TIMES[:5]]
+    assert plan["time"]["total"] == pytest.approx(sum(parts))
+    assert plan["time"]["tok_s"] == pytest.approx(plan["run"]["tokens"] / plan["time"]["training"])
+    assert plan["disk"]["total"] == plan["disk"]["adapter"] + plan["disk"]["checkpoints"]
     assert plan["chosen"] == {"activations": "keep", "tokens_per_pass": 200}
 
 
@@ -106,8 +110,12 @@ def test_ctrl_c_leaves_nothing(inputs: Inputs, tmp_path: Path, monkeypatch: pyte
         return folder
 
     monkeypatch.setattr(checkpoint, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        plan_run(inputs.job(tmp_path / "run"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            plan_run(inputs.job(tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(seen) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +127,17 @@ def test_what_is_refused(source: Path, tmp_path: Path) -> None:
         assert result.output.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert [entry.name for entry in full.iterdir()] == ["thesis.txt"]
+
+
+def test_weights_that_are_no_numbers_are_refused(source: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "nan.gguf"
+    content = bytearray(source.read_bytes())
+    norm = read_gguf(source).tensors["output_norm.weight"]
+    content[norm.offset : norm.offset + 4] = struct.pack("<f", math.nan)
+    damaged.write_bytes(content)
+    result = run("--source", damaged, "--quantization", "keep", "--output", tmp_path / "base")
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "the weights hold values that are not finite" in result.output
 
 
 def test_a_model_without_a_template_is_told(source: Path, tmp_path: Path) -> None:
