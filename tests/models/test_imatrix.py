@@ -1,6 +1,8 @@
 """Proves that importance matrices hold mean squares of inputs, and quantize to the bytes that llama-quantize writes."""
 
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import gguf
@@ -100,6 +102,61 @@ def test_the_older_format_equals_llama_quantize(model: Path, matrix: Path, tmp_p
     merge(model, tmp_path / "ours.gguf", file_type="q4_0", imatrix=read_imatrix(old))
     assert stored(tmp_path / "ours.gguf") == stored(tmp_path / "theirs.gguf")
     assert read_imatrix(old).dataset == "text.txt"
+
+
+COMPUTE = """
+import sys
+from pathlib import Path
+from cpuft.models.imatrix import compute_imatrix
+children = Path("/proc/thread-self/children")
+def progress(done):
+    print(children.read_text(), flush=True)
+model, text, output = map(Path, sys.argv[1:])
+compute_imatrix(model, text, output, context=64, threads=1, progress=progress)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_llama_imatrix_dies_with_its_owner(model: Path, tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.txt", 40_000)
+    command = [sys.executable, "-c", COMPUTE, str(model), str(text), str(tmp_path / "imatrix.gguf")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        child = Path("/proc", owner.stdout.readline().strip(), "cmdline")
+        assert b"llama-imatrix" in child.read_bytes()  # it has begun
+        owner.kill()
+    deadline = time.monotonic() + 5
+    while child.exists() and child.read_bytes():  # a zombie that nobody has waited for has no command line
+        assert time.monotonic() < deadline, "llama-imatrix outlived its owner"
+        time.sleep(0.02)
+    assert not (tmp_path / "imatrix.gguf").exists()
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from cpuft.errors import ResourceError
+from cpuft.models.imatrix import compute_imatrix
+model, text, output = map(Path, sys.argv[1:])
+try:
+    compute_imatrix(model, text, output, context=64, threads=1)
+except ResourceError as error:
+    print(error)
+print("left:", len(list(output.parent.iterdir())))
+"""
+
+
+def test_a_full_disk_leaves_no_half_matrix(model: Path, folder: Path, tmp_path: Path) -> None:
+    """llama-imatrix itself says nothing of it. On a real file system of 8 KB, mounted in a namespace of its own."""
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=8k cpuft-test '{tmp_path}'"
+    if subprocess.run([*namespace, mount], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this system does not let an ordinary user mount a file system")
+    text = write_text(folder / "text.txt")
+    script = f"{mount} && exec '{sys.executable}' -c '{FULL_DISK}' '{model}' '{text}' '{tmp_path}/imatrix.gguf'"
+    result = subprocess.run([*namespace, script], capture_output=True, text=True, check=True)
+    assert "imatrix.gguf: llama-imatrix wrote no whole file (0.0 MB are free on that disk): free some" in result.stdout
+    assert "left: 0" in result.stdout
 
 
 def write_expert_model(path: Path, experts: int = 3) -> Path:
