@@ -71,6 +71,15 @@ def test_ranks_larger_than_a_weight() -> None:
         np.testing.assert_allclose(change(adapter, one.weight), change(wide, one.weight), rtol=1e-3, atol=1e-3)
 
 
+def test_a_change_of_nothing_keeps_all_of_it() -> None:
+    """A matrix of zeros on either side, and terms that cancel but for the last digits, have no energy to lose."""
+    zero_a = Adapter(3, 6.0, "qwen2", {n: v * (n[-1] != "a") for n, v in FIRST.tensors.items()}, {})
+    for shares in ([Share("zero", zero_a)], [Share("a", FIRST, 0.7), Share("a", FIRST, -0.7)]):
+        adapter, kept = combined(shares, rank=2)
+        assert {one.energy for one in kept} == {1.0}
+        assert all(np.abs(change(adapter, one.weight)).max() < 1e-6 for one in kept)
+
+
 def test_an_untrained_pair_can_still_be_trained() -> None:
     tensors = {n: np.zeros_like(v) if n.endswith("_b") else v for n, v in FIRST.tensors.items()}
     adapter, _ = combined([Share("new", Adapter(3, 6.0, "qwen2", tensors, {}))], rank=2)
