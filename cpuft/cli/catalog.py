@@ -9,7 +9,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cpuft.cli.facts import json_option, megabytes, print_facts
+from cpuft.cli.facts import json_option, megabytes, print_facts, printable
 from cpuft.cli.model_reference import Bars
 from cpuft.errors import UserError
 from cpuft.models.candidates import read_candidates
@@ -56,7 +56,7 @@ def list_models(as_json: bool) -> None:
     """
     sources = tqdm(list(local_sources()), desc="reading", leave=False, disable=None, delay=1)
     summaries = [summarize_source(source) for source in sources]
-    click.echo(json.dumps(summaries, indent=2, ensure_ascii=False) if as_json else _table(summaries))
+    click.echo(json.dumps(summaries, indent=2, ensure_ascii=False) if as_json else printable(_table(summaries)))
 
 
 @models.command("pull")

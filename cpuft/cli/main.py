@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import cpuft
+from cpuft.cli.facts import printable
 from cpuft.errors import CpuftError, UserError
 from cpuft.toolchain.cache import cache_dir
 
@@ -83,9 +84,9 @@ def error_boundary() -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise  # click knows what to do with these
     except UserError as error:
-        raise UserMistake(str(error)) from error
+        raise UserMistake(printable(str(error))) from error
     except CpuftError as error:
-        raise OwnFault(str(error)) from error
+        raise OwnFault(printable(str(error))) from error
     except MemoryError as error:
         raise UserMistake("the memory of this machine is exhausted: close other programs or do less at once") from error
     except Exception as error:
