@@ -204,6 +204,7 @@ def test_each_expert_is_weighed_with_its_own_importance(tmp_path: Path, monkeypa
     model = write_expert_model(tmp_path / "experts.gguf")
     sums = np.random.default_rng(1).random((3, 256)).astype(np.float32) ** 4
     matrix = write_matrix(tmp_path / "imatrix.gguf", sums, [7, 0, 3])
+    assert (read_imatrix(matrix).values["blk.0.ffn_gate_exps.weight"][256:512] == 1).all()
     llama_quantize("--imatrix", matrix, model, tmp_path / "theirs.gguf", "q4_k_m")
     merge(model, tmp_path / "ours.gguf", file_type="q4_k_m", imatrix=read_imatrix(matrix))
     assert stored(tmp_path / "ours.gguf") == stored(tmp_path / "theirs.gguf")
@@ -231,9 +232,15 @@ def test_a_type_that_needs_a_matrix_is_refused_without(model: Path, tmp_path: Pa
         merge(model, tmp_path / "out.gguf", file_type="iq2_xs")
     sums = np.ones((1, 256), np.float32)
     little = read_imatrix(write_matrix(tmp_path / "little.gguf", sums, [1], "blk.0.attn_q.weight"))
-    with pytest.raises(ConfigError, match=r"says nothing of blk\.0\.attn_k\.weight, which iq2_xs cannot be made"):
-        merge(model, tmp_path / "out.gguf", file_type="iq2_xs", imatrix=little)
+    for name in ("iq2_xs", "q2_k_s"):
+        with pytest.raises(ConfigError, match=rf"says nothing of blk\.0\.attn_k\.weight, which {name} cannot be made"):
+            merge(model, tmp_path / "out.gguf", file_type=name, imatrix=little)
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_what_a_file_says_of_the_embedding_is_ignored_where_it_misfits(model: Path, tmp_path: Path) -> None:
+    odd = write_matrix(tmp_path / "odd.gguf", np.ones((1, 32), np.float32), [1], "token_embd.weight")
+    assert read_imatrix(odd).of(read_gguf(model).tensors["token_embd.weight"]) is None
 
 
 def test_damaged_and_foreign_files_are_refused(model: Path, matrix: Path, tmp_path: Path) -> None:
