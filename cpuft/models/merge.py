@@ -209,7 +209,7 @@ def _refuse_full_disk(output: Path, needed: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if free < needed:
         raise ResourceError(
-            f"{output}: the merged model needs {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free on that disk"
+            f"{output}: the merged model needs {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free on that disk"
         )
 
 
