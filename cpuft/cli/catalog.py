@@ -81,6 +81,8 @@ def pull_models(
       cpuft models pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
       cpuft models pull --candidates configs/candidates.yaml --role developer --dry-run
     """
+    if role is not None and candidates is None:
+        raise click.UsageError("--role chooses from a list: give --candidates FILE, such as configs/candidates.yaml")
     listed = read_candidates(candidates) if candidates else []
     if role is not None:
         listed = for_role(listed, role)

@@ -105,3 +105,6 @@ def test_an_unknown_role_is_refused(run_cpuft: RunCpuft) -> None:
     done = run_cpuft("models", "pull", "--candidates", CANDIDATES, "--role", "ceo")
     assert done.returncode == 2
     assert done.stderr == ("Error: ceo: no candidate has this role, expected one of ba, po, architect, qa, developer\n")
+    done = run_cpuft("models", "pull", "ollama:own", "--role", "ba")
+    assert done.returncode == 2
+    assert "--role chooses from a list: give --candidates FILE" in done.stderr
