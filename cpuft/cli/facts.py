@@ -5,17 +5,14 @@ from typing import Any
 
 import click
 
+from cpuft.terminal import printable
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:
     """Prints facts as JSON or as lines."""
     click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else printable(_lines(facts)))
-
-
-def printable(text: str) -> str:
-    """A text with what a file nobody vouched for may have in it to steer a terminal written out."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def _lines(facts: dict[str, Any]) -> str:

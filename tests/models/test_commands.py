@@ -1,12 +1,16 @@
 """Proves that the model commands say what they did, speak JSON, and answer mistakes with exit code 2 and a sentence."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
+import gguf
 import pytest
 from click.testing import CliRunner, Result
 
-from cpuft.cli.main import cli
+from cpuft.cli.main import UserMistake, cli, error_boundary
+from cpuft.errors import ModelError
 from cpuft.models.adapter import write_adapter
 from tests.models.tiny import random_adapter, write_tiny_model
 
@@ -48,15 +52,27 @@ def test_merge_and_quantize(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "small.gguf").stat().st_size < merged.stat().st_size
 
 
-def test_names_in_a_file_cannot_steer_the_terminal(folder: Path, tmp_path: Path) -> None:
-    tensors = random_adapter(folder / "base.gguf", rank=4)
-    hostile = {"general.name": "\x1b]0;title\x07 LoRA"}
-    write_adapter(tmp_path / "a.gguf", tensors, alpha=8, architecture="\x1b[2J", metadata=hostile)
-    shown = run("adapter", "show", tmp_path / "a.gguf")
-    merged = run("adapter", "convert", tmp_path / "a.gguf", "--to", "peft", "--output", tmp_path / "peft")
-    assert r"\x1b]0;title\x07 LoRA" in shown.output
-    assert merged.exit_code == 2
-    assert all(c.isprintable() or c == "\n" for c in shown.output + merged.output)
+def test_a_hostile_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "hostile.gguf", "llama\x1b[2J")
+    writer.add_name("\x1b]0;mine\x07\r\x9b31m")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shown = run("models", "show", tmp_path / "hostile.gguf")
+    assert "]0;mine" in shown.output
+    assert all(letter.isprintable() or letter == "\n" for letter in shown.output)
+    with pytest.raises(UserMistake, match="\ufffdc: no such thing"), error_boundary():
+        raise ModelError("\x1bc: no such thing")
+    assert json.loads(run("models", "show", tmp_path / "hostile.gguf", "--json").output)["name"][0] == "\x1b"
+
+
+def test_what_is_no_file_and_what_may_not_be_read_are_the_users_to_mend(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    result = run("models", "show", tmp_path / "pipe.gguf")
+    assert (result.exit_code, "not a regular file" in result.output) == (2, True)
+    with pytest.raises(UserMistake, match=r"^secret: permission denied: ask for access"), error_boundary():
+        raise PermissionError(errno.EACCES, "Permission denied", "secret")
 
 
 @pytest.mark.parametrize(
