@@ -1,7 +1,10 @@
 """Proves that `ollama:` references find what a real Ollama has in its store, and say what to do where they do not."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +94,35 @@ def test_pull_goes_through_the_server(filled: OllamaServer, run_cpuft: RunCpuft,
     assert absent["path"] is None
     assert "Ollama could not pull it" in absent["error"]
     filled.client.delete(f"{registry}/ns/pulled")
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2)])
+def test_whoever_sits_at_a_terminal_may_pull_what_is_absent(
+    answer: str, code: int, filled: OllamaServer, tmp_path: Path
+) -> None:
+    manifest = filled.models / "manifests" / parse_name("tiny").path
+    environment = os.environ | {"OLLAMA_HOST": filled.host, "OLLAMA_MODELS": str(filled.models)}
+    terminal, end = os.openpty()
+    with serve_registry(filled.models, manifest) as registry, open(end, "rb+", buffering=0) as tty:
+        command = [sys.executable, "-m", "cpuft", "quantize", "--model", f"ollama:http://{registry}/ns/{answer}"]
+        command += ["--type", "q8_0", "--output", str(tmp_path / "small.gguf")]
+        os.write(terminal, f"{answer}\n".encode())
+        done = subprocess.run(
+            command,
+            env=environment | {"NO_PROXY": "127.0.0.1"},
+            stdin=tty,
+            stderr=tty,
+            stdout=subprocess.PIPE,
+            timeout=60,
+        )
+    said = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert done.returncode == code, said
+    assert "not in Ollama's store" in said
+    assert "Pull it now? [y/N]" in said
+    assert (tmp_path / "small.gguf").exists() == (code == 0)
+    if code == 0:
+        filled.client.delete(f"{registry}/ns/{answer}")
 
 
 def test_an_alias_is_a_second_name_and_never_replaces_a_model(
