@@ -9,6 +9,7 @@ import pytest
 
 from cpuft.data import examples as data
 from cpuft.data.batches import passes
+from cpuft.engine import Engine
 
 from .comparison import batch, distance, open_case, run, step
 from .golden import CASES, Example
@@ -54,9 +55,10 @@ def test_an_example_does_not_see_its_neighbours(model_of: ModelOf) -> None:
         assert distance(gradient, run(engine, [second, third])[1]) < REORDERED
 
 
-def test_logits_of_a_pack(model_of: ModelOf) -> None:
+@pytest.mark.parametrize("name", ["qwen2", "gemma2"])
+def test_logits_of_a_pack(name: str, model_of: ModelOf) -> None:
     """The logits agree with the loss, and those of a pack with those of its examples."""
-    case = CASES["qwen2"]
+    case = CASES[name]
     examples = case.examples()
     with open_case(model_of(case.model), case) as engine:
         packed = engine.logits(batch(examples).tokens, batch(examples).lengths)
@@ -72,6 +74,19 @@ def test_logits_of_a_pack(model_of: ModelOf) -> None:
             loss += float(losses[example.supervised[1:] == 1].sum())
             start += n
         assert engine.forward(batch(examples))[0] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["f32", None])
+@pytest.mark.parametrize("name", ["gemma2", "llama-mistral"])
+def test_some_rows_have_the_logits_that_all_give(name: str, precision: str | None, model_of: ModelOf) -> None:
+    """To the bit."""
+    case = CASES[name]
+    tokens = case.examples()[0].tokens
+    lengths = np.array([tokens.size], np.int64)
+    with Engine(model_of(case.model), threads=2, precision=precision) as engine:
+        whole, hidden = engine.logits(tokens, lengths), engine.forward_hidden(tokens, lengths)
+        for rows in (slice(0, 1), slice(3, 20), slice(7, None, 4)):
+            assert engine.logits_of(hidden[rows]).tobytes() == whole[rows].tobytes()
 
 
 def test_recomputing_gives_the_gradients_of_keeping(case_name: str, model_of: ModelOf) -> None:
