@@ -11,7 +11,7 @@ from cpuft.data import examples as data
 from cpuft.data.batches import passes
 from cpuft.engine import Engine
 
-from .comparison import batch, distance, open_case, run, step
+from .comparison import batch, distance, open_case, run, set_adapter, step
 from .golden import CASES, Example
 from .random_model import ModelSpec
 
@@ -99,6 +99,22 @@ def test_recomputing_gives_the_gradients_of_keeping(case_name: str, model_of: Mo
     for (kept_loss, kept_gradient), (loss, gradient) in zip(kept, recomputed, strict=True):
         assert loss == kept_loss
         assert gradient.tobytes() == kept_gradient.tobytes()  # the same arithmetic twice, not only close
+
+
+@pytest.mark.parametrize("target", ["attn_q", "attn_output", "ffn_gate", "ffn_down"])
+def test_recomputing_for_one_target(target: str, model_of: ModelOf) -> None:
+    """The norms behind attention and MLP need what these give, whether that is adapted or not."""
+    case = CASES["gemma2"]
+    results = []
+    with open_case(model_of(case.model), case) as engine:
+        engine.adapter_init(rank=case.rank, alpha=case.alpha, targets=[target])
+        set_adapter(engine, case.adapter())
+        policies: tuple[Literal["keep", "recompute"], ...] = ("keep", "recompute")
+        for policy in policies:
+            engine.set_activations(policy)
+            loss, gradient = run(engine, case.examples())
+            results.append((loss, gradient.tobytes()))
+    assert results[0] == results[1]
 
 
 def test_regrouping_gives_the_same_step(model_of: ModelOf) -> None:
