@@ -163,6 +163,19 @@ def test_missing_tensors(name: str, tensor: str, tmp_path: Path) -> None:
         Engine(write_model(tmp_path / "model.gguf", CASES[name].model, tensors))
 
 
+def test_biases_of_a_fused_tensor(tmp_path: Path) -> None:
+    """Each part has its own rows: the logits are those of the parts as tensors of their own."""
+    spec = ModelSpec("qwen2", biases=True)
+    tensors = dict(weights(spec))
+    for layer in range(spec.n_layer):
+        for kind in ("weight", "bias"):
+            parts = [tensors.pop(f"blk.{layer}.attn_{part}.{kind}") for part in "qkv"]
+            tensors[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate(parts)
+    tokens = CASES["qwen2"].examples()[0].tokens
+    single = logits(write_model(tmp_path / "single.gguf", spec), tokens)
+    assert distance(logits(write_model(tmp_path / "fused.gguf", spec, tensors), tokens), single) < 1e-6
+
+
 def test_a_gate_without_its_other_half(tmp_path: Path) -> None:
     spec = CASES["phi3"].model
     tensors = dict(weights(spec))

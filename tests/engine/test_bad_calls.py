@@ -254,7 +254,7 @@ with Engine(Path(sys.argv[1]), threads=2) as engine:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is read from /proc")
 def test_more_threads_than_the_machine_starts(model_of: ModelOf) -> None:
     command = [sys.executable, "-c", FEW_THREADS, str(model_of(CASE.model))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2], timeout=100)
     assert done.returncode == 0, done.stderr
     refusal, threads = done.stdout.splitlines()
     assert "of 1024 threads" in refusal
