@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,11 +34,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise
 
 
-def require_place(path: Path, what: str) -> None:
-    """Raises ConfigError unless a file can stand at `path`: `what`, such as "the merged model"."""
+def require_place(path: Path, what: str, inputs: Iterable[Path] = ()) -> None:
+    """Raises ConfigError unless a file can stand at `path`: `what`, such as "the merged model".
+
+    inputs: what it is made from, files and folders of files, which it must not take the place of.
+    """
     if path.is_dir():
         raise ConfigError(f"{path}: a folder, expected the name of a file for {what}")
     _require_parent(path, what)
+    for given in inputs:
+        for file in given.iterdir() if given.is_dir() else [given]:
+            if path.exists() and file.exists() and path.samefile(file):
+                raise ConfigError(f"{path}: the output is also an input: give another path to --output")
 
 
 def require_new(path: Path, what: str) -> None:

@@ -89,7 +89,7 @@ def error_boundary() -> Iterator[None]:
     except UserError as error:
         raise UserMistake(printable(str(error))) from error
     except CpuftError as error:
-        raise OwnFault(str(error)) from error
+        raise OwnFault(printable(str(error))) from error
     except MemoryError as error:
         raise UserMistake("the memory of this machine is exhausted: close other programs or do less at once") from error
     except PermissionError as error:

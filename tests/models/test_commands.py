@@ -83,10 +83,6 @@ def test_what_is_no_file_and_what_may_not_be_read_are_the_users_to_mend(tmp_path
         (["quantize", "--model", "{base}", "--type", "q9", "--output", "{out}"], "unknown type 'q9'"),
         (["quantize", "--model", "{base}", "--type", "keep", "--output", "{base}"], "output is also an input"),
         (["merge", "--model", "{base}", "--adapter", "{none}", "--output", "{out}"], "no such file"),
-        (
-            ["merge", "--model", "{base}", "--adapter", ".", "--output", "{out}"],
-            "convert it with `cpuft adapter convert --to gguf`",
-        ),
         (["merge", "--model", "{adapter}", "--adapter", "{adapter}", "--output", "{out}"], "expected a model"),
     ],
 )
