@@ -102,6 +102,7 @@ def test_float_merges_are_faithful_and_rounded_ones_are_warned_of(folder: Path, 
     bad = measure_fidelity(base, folder / "faint.gguf", merged, val, threads=1)
     assert bad.survived.survived < 0.9
     assert any("as far from base + adapter as the base's own" in warning for warning in bad.warnings)
+    assert any("of the learned change is left in the weights (limit 90%)" in warning for warning in bad.warnings)
     assert "try a type with more bits (--type q8_0) or an importance matrix (--imatrix)" in bad.warnings[-1]
 
 

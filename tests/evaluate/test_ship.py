@@ -19,6 +19,7 @@ from cpuft.backends.llama_server import LlamaServer
 from cpuft.cli.main import cli
 from cpuft.evaluate.benchmark import read_cases
 from cpuft.evaluate.ship import ShipJob, compare_ways
+from cpuft.files import scratch_folder
 from cpuft.models.adapter import write_adapter
 from cpuft.models.imatrix import compute_imatrix
 from cpuft.models.merge import merge
@@ -180,7 +181,8 @@ def test_a_second_run_keeps_off_a_first_and_takes_away_what_a_killed_one_left(fo
         assert "tuned.gguf: another process is making it: wait for its end, or give another path" in second.output
         assert process.poll() is None
         process.kill()
-    left = list(tmp_path.glob(".tuned.gguf.*/*.gguf"))
-    assert left
+    assert list(tmp_path.glob(".tuned.gguf.*/*.gguf"))
+    with scratch_folder(output) as empty:
+        assert list(empty.iterdir()) == []
     assert ship(folder, output, "--types", "f16").exit_code == 0
     assert list(tmp_path.iterdir()) == [output]
