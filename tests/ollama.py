@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cpuft.backends import bound_process
 from cpuft.toolchain import cache
+from cpuft.toolchain.bound_process import bound
 
 if TYPE_CHECKING:
     import ollama
@@ -83,10 +82,9 @@ def serve(folder: Path, lib_dir: Path) -> Iterator[OllamaServer]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLAMA_ARG_"))}
     environment |= {"HOME": str(home), "OLLAMA_HOST": "127.0.0.1:0", "OLLAMA_MODELS": str(models)}
     environment |= {"OLLAMA_NO_CLOUD": "1", "OLLAMA_NOPRUNE": "1"}
-    bound = [sys.executable, "-I", "-S", bound_process.__file__, str(os.getpid())]
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*bound, str(program(lib_dir)), "serve"],
+            bound([program(lib_dir), "serve"]),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

@@ -7,11 +7,9 @@ key that only this process knows, and dies with this process.
 import contextlib
 import http.client
 import json
-import os
 import re
 import secrets
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -22,12 +20,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from cpuft import toolchain
-from cpuft.backends import bound_process
 from cpuft.backends.generator import GREEDY, Completion, Message, Sampling
 from cpuft.errors import CpuftError, ModelError
 from cpuft.files import disk_errors
 from cpuft.models.adapter import check_base, read_adapter
 from cpuft.models.gguf import read_gguf
+from cpuft.toolchain.bound_process import bound
 
 LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
 ERROR_LINE = re.compile(r"^\S* ?E (.*)$", re.MULTILINE)  # "0.00.031.150 E srv  load_model: failed to load model"
@@ -133,10 +131,9 @@ class LlamaServer:
         server = toolchain.locate().tool("llama-server")
         environment = toolchain.tool_environment()
         environment["LLAMA_API_KEY"] = self.api_key  # not on the command line, where every user could read it
-        bound = [sys.executable, "-I", "-S", bound_process.__file__, str(os.getpid())]
         with disk_errors(self.log), self.log.open("wb") as log:
             return subprocess.Popen(
-                [*bound, str(server), *FIXED_ARGUMENTS, *arguments],
+                bound([server, *FIXED_ARGUMENTS, *arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

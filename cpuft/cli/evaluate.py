@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.cli.adapter_reference import adapter_option
 from cpuft.cli.model_reference import model_option
 from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
 from cpuft.files import require_place, write_text
@@ -18,7 +19,7 @@ FILE = click.Path(path_type=Path)
 
 @click.command("eval")
 @model_option("The model")
-@click.option("--adapter", type=FILE, help="A LoRA adapter to apply on top of it.")
+@adapter_option("A LoRA adapter to apply on top of it", required=False)
 @click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling.max_tokens, show_default=True)

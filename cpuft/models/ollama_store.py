@@ -145,6 +145,9 @@ def find_model(text: str) -> OllamaModel:
     for store in places:
         if (manifest := _read_manifest(store / "manifests" / name.path)) is not None:
             return OllamaModel(name, store, tuple(_layers(manifest, store)))
+    for model in all_models():  # Ollama, too, takes a name in other letter cases
+        if str(model.name.path).casefold() == str(name.path).casefold():
+            return model
     fetch = f"fetch it with `cpuft models pull ollama:{name}`, or name the store with OLLAMA_MODELS"
     if not places:
         raise ModelError(f"ollama:{name}: Ollama has no store on this machine: {fetch}")
