@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, even when the process is killed or the disk is full."""
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -86,6 +87,32 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path`, and so on its disk, for files on the way to it; it is gone after the block.
+
+    One process at a time has it. What a killed one left in it goes when the next one takes it.
+    Raises ConfigError where another process has it, ResourceError where no folder can be made.
+    """
+    folder = path.parent / f".{path.name}.scratch"
+    with disk_errors(path):
+        folder.mkdir(exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{path}: another process is making it: wait for its end, or give another path") from None
+        try:
+            for left in folder.iterdir():
+                left.unlink()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 @contextmanager

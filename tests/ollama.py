@@ -53,8 +53,8 @@ class OllamaServer:
         files = {model.name: self.client.create_blob(model)}
         self.client.create(name, files=files, template=template, license=license, system=system)
 
-    def rendered(self, name: str, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt that the model would be asked, or why there is none."""
+    def rendered(self, name: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The prompt that the model would be asked, or why there is none. options: further keys of the request."""
         import httpx
 
         body = {
@@ -63,6 +63,7 @@ class OllamaServer:
             "stream": False,
             "truncate": False,
             "_debug_render_only": True,
+            **options,
         }
         answer = httpx.post(f"http://{self.host}/api/chat", json=body, timeout=60, trust_env=False).json()
         return str(answer.get("_debug_info", {}).get("rendered_template", answer))

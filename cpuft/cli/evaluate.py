@@ -11,7 +11,7 @@ from cpuft.backends.llama_server import LlamaServer
 from cpuft.cli.adapter_reference import adapter_option
 from cpuft.cli.model_reference import model_option
 from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
-from cpuft.files import write_text
+from cpuft.files import require_place, write_text
 from cpuft.roles.ba.metric import score
 
 FILE = click.Path(path_type=Path)
@@ -42,14 +42,16 @@ def evaluate(
     Example:
       cpuft eval --model tuned.gguf --data test.jsonl --output result.json
     """
+    if output is not None:
+        require_place(output, "the answers", [model, data])
     cases = read_cases(data)[:limit]
     sampling = Sampling(max_tokens=max_tokens)
     with LlamaServer(model, adapter=adapter, threads=threads) as server, tqdm(total=len(cases), disable=None) as bar:
         result = run_benchmark(server, cases, score, sampling=sampling, progress=lambda _: bar.update())
+    click.echo(json.dumps({"model": str(model), **result.summary()}) if as_json else _table(result))
     if output is not None:
         report = {"model": str(model), **result.summary(), "answers": result.details()}
         write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    click.echo(json.dumps({"model": str(model), **result.summary()}) if as_json else _table(result))
 
 
 def _table(result: Benchmark) -> str:
