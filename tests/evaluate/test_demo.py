@@ -41,13 +41,25 @@ def test_a_demo_that_learned_nothing_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_short")
-def test_a_training_that_fails_is_the_demo_s_failure(tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("lora:\n  r: no\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("config", "sentence", "asked"),
+    [
+        ("lora:\n  r: no\n", "lora.r: found False, expected a whole number", False),
+        (
+            "training:\n  max_seq_length: 8\n",
+            "the training of the demo ended with exit code 2, for the reason above",
+            True,
+        ),
+    ],
+)
+def test_a_configuration_of_no_use_ends_the_demo(config: str, sentence: str, asked: bool, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(config, encoding="utf-8")
     result = CliRunner().invoke(
         cli, ["demo", "--output", str(tmp_path / "demo"), "--config", str(tmp_path / "bad.yaml")]
     )
     assert result.exit_code == 2
-    assert "the training of the demo ended with exit code 2, for the reason above" in result.output
+    assert sentence in result.output
+    assert (tmp_path / "demo").exists() == asked
 
 
 def test_when_training_was_worth_it() -> None:
