@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cpuft.errors import ConfigError, ResourceError
 
+LOCK = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -101,10 +102,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{path}: another process is making it: wait for its end, or give another path") from None
+        _lock(lock, f"{path}: another process is making it: wait for its end, or give another path")
         try:
             for left in folder.iterdir():
                 left.unlink()
@@ -113,6 +111,27 @@ def scratch_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+@contextmanager
+def sole_use(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other processes that call this out of a folder, `what` is done in it, until the block ends.
+
+    Then what a killed process left unfinished is removed. Raises ConfigError where another process is in it.
+    """
+    with (folder / LOCK).open("w") as lock:
+        _lock(lock.fileno(), f"{folder}: another process is {what} in this folder")
+        for entry in folder.glob(".*.partial"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        yield
+
+
+def _lock(descriptor: int, busy: str) -> None:
+    """Locks an open file or folder until it is closed. Raises ConfigError, which says `busy`, where another has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(busy) from None
 
 
 @contextmanager

@@ -66,7 +66,7 @@ _OPTIONS = (
     click.option(
         "--cache-frozen", is_flag=True, default=None, help="Run untrained layers once; keep their output on disk."
     ),
-    click.option("--epochs", "num_epochs", type=int, help="How often every example is seen."),
+    click.option("--epochs", "--num-epochs", "num_epochs", type=int, help="How often every example is seen."),
     click.option("--max-steps", "max_steps", type=int, help="End after this many optimizer steps."),
     click.option("--truncate", "truncate", is_flag=True, default=None, help="Cut over-long examples at the end."),
     click.option("--seed", "seed", type=int, help="The same seed gives the same adapter, byte for byte."),

@@ -3,6 +3,7 @@
 model.gguf                  a file
 ollama:NAME[:TAG]           what Ollama has pulled, in its own store
 hf:ORG/REPO/FILE.gguf       a file of the Hugging Face Hub: from huggingface_hub's cache, else downloaded into it
+base/                       a folder that `cpuft prepare` made
 checkpoint/                 a Hugging Face checkpoint folder, converted once
 """
 
@@ -16,7 +17,8 @@ from cpuft.models.checkpoint_folder import Progress
 from cpuft.models.ollama_store import ADAPTER, LICENSE, PROJECTOR, TEMPLATE, OllamaModel
 
 OLLAMA, HUB = "ollama:", "hf:"
-FORMS = "a GGUF file, ollama:NAME[:TAG], hf:ORG/REPO/FILE.gguf or a Hugging Face checkpoint folder"
+FORMS = "a GGUF file, ollama:NAME[:TAG], hf:ORG/REPO/FILE.gguf, a checkpoint folder or one of `cpuft prepare`"
+PREPARED = "model.gguf"  # the model in a folder of `cpuft prepare`
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def resolve(reference: str, progress: Progress = lambda what, done, total: None)
         file = hub.parse_file(reference.removeprefix(HUB))
         return from_hub(file, hub.cached_path(file) or hub.download(file))
     path = Path(reference)
+    if (path / PREPARED).is_file() and not checkpoint_folder.is_checkpoint(path):
+        return Source(reference, path / PREPARED, {"kind": "file"})
     if path.is_dir():
         return Source(reference, checkpoint_folder.convert(path, progress), {"kind": "checkpoint"})
     if not path.exists():

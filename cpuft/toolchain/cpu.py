@@ -3,11 +3,13 @@
 import os
 import platform
 import re
+import time
 from pathlib import Path
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 
+STAT = Path("/proc/stat")
 # The engine's instruction sets, widest first, each with the features (as /proc/cpuinfo names them) that its kernels
 # use.
 ENGINE_ISAS: dict[str, frozenset[str]] = {
@@ -57,6 +59,39 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class CpuLoad:
+    """What other programs use of the CPUs that this process may run on, from when the object is made."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def others(self) -> float:
+        """Return their share since then, from 0 to 1; 0 where the system does not tell.
+
+        What a hypervisor gave to other machines counts as theirs. Linux counts in ticks of 10 ms.
+        """
+        wall, busy, own = (now - began for now, began in zip(self._now(), self._began, strict=True))
+        return min(1.0, max(0.0, busy - own) / (wall * available_cpus())) if wall > 0 else 0.0
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        return time.perf_counter(), _busy_seconds(), time.process_time()
+
+
+def _busy_seconds() -> float:
+    """Return for how long the CPUs of this process have worked, together and for whomever; 0 where that is unknown."""
+    try:
+        lines = STAT.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    own = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for name, *counts in map(str.split, lines):
+        if name in own:  # user, nice, system, idle, iowait, irq, softirq, steal; guests are in the first two
+            ticks += sum(int(count) for i, count in enumerate(counts[:8]) if i not in (3, 4))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _cpuinfo() -> dict[str, str]:

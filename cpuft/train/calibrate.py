@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from cpuft.config import Config
 from cpuft.engine import PASS_SIZE, Batch, Engine, FloatArray, SizeArray
 from cpuft.train import checkpoint
 from cpuft.train.checkpoint import AdapterShape, State
-from cpuft.train.passes import RunPasses
+from cpuft.train.passes import RunPasses, times_due
 
 TOKENS, TARGETS, PAIRS, TRAINING = (PASS_SIZE.index(name) for name in ("tokens", "targets", "pairs", "training"))
 # What of a pass grows with which entry of its size; all else grows with its tokens.
@@ -67,37 +68,39 @@ def calibrate(
     validated = ~trained & ~frozen
     cached = config.training.cache_frozen
     with tqdm(total=4, desc="Calibrating", unit="part", leave=False, delay=1, disable=not show) as bar:
+        batches = _extremes(sizes[trained], lambda n: next(islice(run.training_batches(), n, None)))
+        validation = _extremes(sizes[validated], run.of_validation().__getitem__) if validated.any() else []
         rows: dict[int, FloatArray] = {}
+        if cached:
+            for batch, _ in (*batches, *validation):
+                rows[id(batch)] = engine.forward_frozen(batch.tokens, batch.lengths)
 
         def frozen_rows(batch: Batch) -> FloatArray | None:
-            if not cached:
-                return None
-            if id(batch) not in rows:
-                rows[id(batch)] = engine.forward_frozen(batch.tokens, batch.lengths)
-            return rows[id(batch)]
+            return rows.get(id(batch))
 
-        batches = _extremes(sizes[trained], lambda n: next(islice(run.training_batches(), n, None)))
         trainer = _Timer(engine, lambda batch: engine.forward_backward(batch, frozen_rows(batch)))
         training = trainer.lines(batches)
         bar.update()
         step = _seconds(lambda: engine.step(step=1, learning_rate=1e-9))
         bar.update()
-        validation = _extremes(sizes[validated], run.of_validation().__getitem__) if validated.any() else []
         forward = _Timer(engine, lambda batch: engine.forward(batch, frozen_rows(batch))).lines(validation)
         frozen_forward = {}
         if cached:
-            frozen_forward = _Timer(engine, lambda b: engine.forward_frozen(b.tokens, b.lengths)).lines(batches[:1])
+            whole = sizes[frozen][sizes[trained][:, TOKENS].argmax()]  # the same pass, here to the end of its examples
+            timer = _Timer(engine, lambda batch: engine.forward_frozen(batch.tokens, batch.lengths))
+            frozen_forward = timer.lines([(batches[0][0], whole)])
         bar.update()
         save = _checkpoint_seconds(engine, shape)
         bar.update()
-    n_validations = _times_due(run.n_steps, config.training.eval_steps)
-    first_epoch = sizes[frozen][: -(-int(frozen.sum()) // run.n_epochs)] if cached else sizes[frozen]
+    n_validations = times_due(run.n_steps, config.training.eval_steps)
+    n_first = sum(len(run.of_step(step)[1]) for step in range(1, min(run.per_epoch, run.n_steps) + 1))
+    once = np.concatenate([sizes[frozen][:n_first], sizes[frozen][int(trained.sum()) :]])  # an epoch, and a validation
     return Times(
         start=start,
         training=_together(training, sizes[trained]) + step * run.n_steps + trainer.first_use,
         validation=_together(forward, sizes[validated]) * n_validations,
-        frozen_layers=_together(frozen_forward, first_epoch),
-        checkpoints=save * (_times_due(run.n_steps, config.training.save_steps) + 1),
+        frozen_layers=_together(frozen_forward, once),
+        checkpoints=save * (times_due(run.n_steps, config.training.save_steps) + 1),
     )
 
 
@@ -170,8 +173,3 @@ def _seconds(run: Callable[[], object]) -> float:
 def _checkpoint_seconds(engine: Engine, shape: AdapterShape) -> float:
     with tempfile.TemporaryDirectory(prefix="cpuft-plan-") as folder:
         return _seconds(lambda: checkpoint.save(Path(folder), engine, State(), {}, shape, limit=1))
-
-
-def _times_due(n_steps: int, every: int) -> int:
-    """How often something happens that is due every so many steps, and at the last."""
-    return len({*range(every, n_steps + 1, every), n_steps})

@@ -16,6 +16,7 @@ from cpuft.errors import AdapterError
 from cpuft.models.adapter import adapter_name
 from cpuft.models.gguf import Gguf, read_gguf
 from cpuft.train.checkpoint import AdapterShape, put_adapter
+from cpuft.train.disk import require_room
 from cpuft.train.frozen import FrozenCache, open_frozen, require_frozen_layers
 from cpuft.train.initial import InitialAdapter
 from cpuft.train.memory import Fit, fit, moments, require_fit
@@ -90,7 +91,8 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialA
     data = load_data(job, config, engine, model)
     fitted = fit(config, engine, lambda changed: data.passes(changed, engine), job.model, resume=job.resume)
     require_fit(fitted)
-    config = fitted.config
+    config, passes = fitted.config, data.passes(fitted.config, engine)
+    require_room(job.output, config, fitted.memory, passes.n_steps)
     shape = attach_adapter(config, engine, model, initial)
     take_memory(engine, fitted)
     training, validation, notes = data.training, data.validation, data.notes
@@ -106,7 +108,6 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialA
     if config.training.cache_frozen:
         frozen = open_frozen(engine, model, first_adapted_layer(config, engine))
         notes.append(frozen.require(_seen(config, training) + ([] if validation is None else validation.examples)))
-    passes = data.passes(config, engine)
     return Inputs(engine, config, training, validation, passes, shape, frozen, given, notes)
 
 

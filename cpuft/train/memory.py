@@ -6,11 +6,12 @@ process holds beside that, Python, its libraries, the tokenizer and the data, is
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cpuft.config import Config
+from cpuft.config_file import changed_keys
 from cpuft.engine import PASS_SIZE, Engine, SizeArray
 from cpuft.errors import ResourceError
 from cpuft.toolchain.ram import available_memory
@@ -58,6 +59,7 @@ class Fit:
     config:    as given, with fewer tokens_per_pass where max_ram asks for it.
     sizes:     of its passes, as `pass_sizes` gives them.
     advice:    where it does not fit: the settings that make it fit, None where no setting does.
+    resume:    the run goes on with the settings that it began with.
     """
 
     config: Config
@@ -65,7 +67,8 @@ class Fit:
     sizes: SizeArray
     memory: Memory
     limit: Limit
-    advice: Mapping[str, Any] | None = field(default=None)
+    advice: Mapping[str, Any] | None = None
+    resume: bool = False
 
     @property
     def fits(self) -> bool:
@@ -74,7 +77,9 @@ class Fit:
 
     def refusal(self) -> str:
         """One sentence on a run that does not fit."""
-        if self.advice is None:
+        if self.advice is None and self.resume:
+            mend = "nothing that a resumed run may change makes it fit: free some, or begin a new run from its adapter"
+        elif self.advice is None:
             mend = "no setting makes it fit: take a smaller base model or quantization, or shorter examples"
         else:
             mend = f"it fits with {' and '.join(f'{key}: {value}' for key, value in self.advice.items())}"
@@ -96,7 +101,7 @@ def fit(config: Config, engine: Engine, passes_of: PassesOf, model: Path, *, res
         if attempt.fits and (last or config.training.max_ram or attempt.memory.total <= HEADROOM * limit.n_bytes):
             return attempt
     smallest = min(attempts, key=lambda attempt: attempt.memory.total)
-    return replace(smallest, advice=found.advice(config, resume=resume))
+    return replace(smallest, advice=found.advice(config, resume=resume), resume=resume)
 
 
 def require_fit(fitted: Fit) -> None:
@@ -124,6 +129,8 @@ class _Search:
     def advice(self, config: Config, *, resume: bool) -> Mapping[str, Any] | None:
         """The fewest changes of settings that make a run fit, the mildest first."""
         singles = list(_advice(config, int(self._engine.facts["n_layer"]), self.longest(config)))
+        if resume:
+            singles = [single for single in singles if not changed_keys(config, with_settings(config, single))]
         together: dict[str, Any] = {}
         growing = []
         for single in singles:

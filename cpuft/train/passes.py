@@ -66,3 +66,8 @@ def pass_sizes(run: RunPasses, engine: Engine, *, frozen: bool = False, show_pro
         batches = [*run.training_batches(), *validation]
         sizes += [engine.pass_size(batch, training=False, frozen=True) for batch in batches]
     return np.array(sizes, np.int64).reshape(-1, len(PASS_SIZE))
+
+
+def times_due(n_steps: int, every: int) -> int:
+    """How often something happens that is due every so many steps, and at the last."""
+    return -(-n_steps // every)

@@ -9,13 +9,16 @@ from typing import Any
 from cpuft.config import Config, TrainJob
 from cpuft.engine import Engine
 from cpuft.models.gguf import read_gguf
+from cpuft.toolchain.cpu import CpuLoad
 from cpuft.train.calibrate import TRAINING, Times, calibrate
+from cpuft.train.disk import folder_bytes
 from cpuft.train.frozen import cached_bytes
 from cpuft.train.initial import load_initial
 from cpuft.train.inputs import Data, attach_adapter, load_data, require_layers, take_memory
 from cpuft.train.memory import Fit, fit
 from cpuft.train.run import precision_of
 
+BUSY = 0.1  # from this share of the CPUs on, what other programs use is told; less is within what times vary by
 EXAMPLE_DATE = datetime.date(2026, 1, 31).isoformat()  # any day: its text is as long as today's
 
 
@@ -25,7 +28,7 @@ class Plan:
 
     run:    what it consists of: steps, passes, tokens, examples.
     chosen: what was left to cpuft: activations and tokens_per_pass.
-    disk:   by part; checkpoints: as many as are kept, and one that is being written.
+    disk:   by part.
     times:  None where the run does not fit, so that it cannot be tried.
     """
 
@@ -79,12 +82,14 @@ def plan_data(
     """The plan of a run over data that are there already; `started` is the monotonic time when their reading began."""
     fitted = fit(config, engine, lambda changed: data.passes(changed, engine), job.model)
     config, passes = fitted.config, data.passes(fitted.config, engine)
-    times = None
+    times, notes = None, list(data.notes)
     if fitted.fits:
         shape = attach_adapter(config, engine, read_gguf(job.model), None)
         take_memory(engine, fitted)
         start = time.monotonic() - started
+        load = CpuLoad()
         times = calibrate(passes, config, engine, fitted.sizes, shape, start, show=show_progress)
+        notes += _busy_notes(load.others())
     examples = data.training.examples
     run = {
         "examples": len(examples),
@@ -93,16 +98,22 @@ def plan_data(
         "tokens": sum(batch.tokens.size for batch in passes.training_batches()),
     }
     chosen = {"activations": fitted.policy, "tokens_per_pass": config.training.tokens_per_pass}
-    return Plan(run, chosen, fitted, times, _disk(config, fitted, data, engine), data.notes)
+    return Plan(run, chosen, fitted, times, _disk(config, fitted, data, engine, passes.n_steps), notes)
 
 
-def _disk(config: Config, fitted: Fit, data: Data, engine: Engine) -> dict[str, int]:
-    adapter, optimizer = (fitted.memory.parts[name] for name in ("adapter", "optimizer"))
-    disk = {"adapter": adapter, "checkpoints": (config.training.save_total_limit + 1) * (adapter + optimizer)}
+def _disk(config: Config, fitted: Fit, data: Data, engine: Engine, n_steps: int) -> dict[str, int]:
+    disk = folder_bytes(config, fitted.memory, n_steps)
     if config.training.cache_frozen:
         validation = [] if data.validation is None else data.validation.examples
         disk["frozen_cache"] = cached_bytes([*data.training.examples, *validation], int(engine.facts["n_embd"]))
     return disk
+
+
+def _busy_notes(others: float) -> list[str]:
+    if others < BUSY:
+        return []
+    used = f"other programs used {others:.0%} of the CPUs while this was timed"
+    return [f"{used}: the time is right if they go on like that, and shorter without them"]
 
 
 def dated(config: Config) -> Config:

@@ -29,16 +29,17 @@ from cpuft.data.examples import Example
 from cpuft.data.records import Chat, ExampleError
 from cpuft.engine import Engine
 from cpuft.errors import ConfigError, ModelError
-from cpuft.files import atomic_write, disk_errors, write_text
+from cpuft.files import LOCK, atomic_write, disk_errors, sole_use, write_text
 from cpuft.models.describe import describe_model
 from cpuft.models.gguf import Gguf, read_gguf
 from cpuft.models.merge import KEEP, merge
+from cpuft.models.source import PREPARED as MODEL
 from cpuft.train.inputs import Data
 from cpuft.train.passes import RunPasses
 from cpuft.train.plan import EXAMPLE_DATE, Plan, dated, plan_data
 from cpuft.train.plan_text import plan_text
 
-SOURCE, MODEL, DESCRIPTION, PLAN, README = "source.json", "model.gguf", "model.json", "plan.json", "README.txt"
+SOURCE, DESCRIPTION, PLAN, README = "source.json", "model.json", "plan.json", "README.txt"
 QUANTIZATIONS = {"4bit": "q4_k_m", "8bit": "q8_0"}  # as people say it who come from bitsandbytes
 UNQUANTIZED = ("f32", "f16", "bf16")
 # The plan's data: as many examples for training and validation, each of so many tokens, half of them an answer.
@@ -83,14 +84,15 @@ def prepare(
         pass
     _claim(folder, {"sha256": _sha256(source, progress), "quantization": file_type})
     model = folder / MODEL
-    if not model.exists():
-        _place(source, model, file_type, threads, progress)
-    if not (folder / DESCRIPTION).exists():
-        write_text(folder / DESCRIPTION, _json(_description(source, model, threads, progress)))
-    if not (folder / PLAN).exists() or not (folder / README).exists():
-        plan = _plan(model, threads, show_progress)
-        write_text(folder / PLAN, _json(plan.document()))
-        write_text(folder / README, _readme(_read_json(folder / DESCRIPTION), plan))
+    with sole_use(folder, "preparing a base"):
+        if not model.exists():
+            _place(source, model, file_type, threads, progress)
+        if not (folder / DESCRIPTION).exists():
+            write_text(folder / DESCRIPTION, _json(_description(source, model, threads, progress)))
+        if not (folder / PLAN).exists() or not (folder / README).exists():
+            plan = _plan(model, threads, show_progress)
+            write_text(folder / PLAN, _json(plan.document()))
+            write_text(folder / README, _readme(_read_json(folder / DESCRIPTION), plan))
     text = (folder / README).read_text(encoding="utf-8")
     return Prepared(folder, model, _read_json(folder / DESCRIPTION), _read_json(folder / PLAN), text)
 
@@ -106,7 +108,9 @@ def _claim(folder: Path, origin: dict[str, str]) -> None:
         return
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        present = sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".partial"))
+        present = sorted(
+            entry.name for entry in folder.iterdir() if entry.name != LOCK and not entry.name.endswith(".partial")
+        )
     if present:
         raise ConfigError(f"{folder}: the folder holds {', '.join(present[:5])}: give another --output")
     write_text(record, _json(origin))

@@ -11,7 +11,6 @@ loss.png          the same as a picture, drawn at the end
 
 import contextlib
 import datetime
-import fcntl
 import json
 import shutil
 from collections.abc import Collection, Iterator
@@ -23,10 +22,9 @@ import yaml
 from cpuft.config import Config
 from cpuft.config_file import changed_keys, load_config, to_document
 from cpuft.errors import ConfigError
-from cpuft.files import atomic_write, disk_errors, write_text
+from cpuft.files import LOCK, atomic_write, disk_errors, sole_use, write_text
 
 FILES = ("config.yaml", "adapter.gguf", "checkpoints", "metrics.jsonl", "training.log", "tensorboard", "loss.png")
-LOCK = ".lock"
 
 
 class RunFolder:
@@ -84,16 +82,13 @@ class RunFolder:
         return settled
 
     @contextlib.contextmanager
-    def opened(self, *, resume: bool) -> Iterator[None]:
+    def opened(self, *, resume: bool, overwrite: bool) -> Iterator[None]:
         """Makes the folder ready and keeps other processes out of it until the block ends."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / LOCK).open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ConfigError(f"{self.path}: another process is training in this folder") from None
-                self._clear(also=() if resume else FILES)
+            with sole_use(self.path, "training"):
+                self.require(resume=resume, overwrite=overwrite)  # again: a run may have ended in it since
+                self._clear(() if resume else FILES)
                 self.checkpoints.mkdir(exist_ok=True)
                 yield
 
@@ -109,10 +104,9 @@ class RunFolder:
         with atomic_write(self.metrics) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def _clear(self, also: Collection[str]) -> None:
-        """Removes what a killed process left unfinished, and the names in `also`."""
+    def _clear(self, names: Collection[str]) -> None:
         for entry in self.path.iterdir():
-            if entry.name in also or entry.name.endswith(".partial"):
+            if entry.name in names:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 

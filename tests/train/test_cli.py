@@ -130,3 +130,26 @@ def test_a_mistake_is_exit_2_and_leaves_nothing(
     assert re.search(rf"^Error: .*{sentence}", done.stderr, re.MULTILINE), done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_the_script_of_the_specification(inputs: Inputs, tmp_path: Path) -> None:
+    """With its options: a folder of a base, one of data, and a folder for the logs."""
+    assert inputs.val is not None
+    for folder, name, file in (("base", "model.gguf", inputs.model), ("data", "train.jsonl", inputs.train)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).symlink_to(file)
+    (tmp_path / "data" / "val.jsonl").symlink_to(inputs.val)
+    script = [sys.executable, str(ROOT / "scripts" / "finetune_lora_cpu.py")]
+    options = ["--model", "base", "--dataset", "data", "--output", "runs/ba", "--num-epochs", "1", "--device", "cpu"]
+    command = [*script, *options, "--logging-dir", "logs/ba"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Epoch 1/1 - Step 2/2" in (tmp_path / "logs" / "ba" / "training.log").read_text()
+    assert any("val_loss" in line for line in metrics(tmp_path / "runs" / "ba"))
+    for changed, sentence in (
+        (["--device", "cuda"], "'cuda' is not 'cpu'"),
+        (["--model", "qwen2.5:3b"], "ollama:qwen"),
+    ):
+        done = subprocess.run([*command, *changed], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert sentence in done.stderr

@@ -152,6 +152,14 @@ def test_advice_is_the_mildest_change_that_fits(situation: Situation) -> None:
     assert "no setting makes it fit" in smallest.refusal()
 
 
+def test_a_resumed_run_is_told_only_what_it_may_change(situation: Situation) -> None:
+    recompute = situation.needed(activations="recompute")
+    assert situation.fitted(recompute, resume=True, activations="keep").advice == {"training.activations": "recompute"}
+    few = situation.fitted(situation.needed(activations="recompute", tokens_per_pass=100), resume=True)
+    assert few.advice is None
+    assert "nothing that a resumed run may change makes it fit" in few.refusal()
+
+
 def test_a_limit_that_is_met_changes_nothing_and_can_be_resumed(inputs: Inputs, tmp_path: Path) -> None:
     """Fewer tokens in a pass are kept by a resumed run, whose limit may then be another."""
     job = inputs.job(tmp_path / "run", {"training.max_ram": "1TB"})

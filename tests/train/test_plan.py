@@ -12,9 +12,11 @@ import pytest
 
 from cpuft.config import TrainJob
 from cpuft.toolchain import Toolchain
+from cpuft.toolchain.cpu import CpuLoad
 from cpuft.train import checkpoint
-from cpuft.train.calibrate import Line, _line, _times_due
+from cpuft.train.calibrate import Line, _line
 from cpuft.train.loop import run_training
+from cpuft.train.passes import times_due
 from cpuft.train.plan import plan_run
 from tests.conftest import RunCpuft
 from tests.train.runs import Inputs, metrics
@@ -65,7 +67,15 @@ def test_it_counts_what_then_happens(inputs: Inputs, whole_run: tuple[Path, Any]
     kept = len(list((run / "checkpoints").iterdir())) + 1  # and one that is being written
     assert plan.disk["checkpoints"] == pytest.approx(kept * sum(sizes.values()), rel=0.2)
     n_validations = sum("val_loss" in line for line in metrics(run))
-    assert n_validations == _times_due(outcome.n_steps, 3)
+    assert n_validations == times_due(outcome.n_steps, 3)
+
+
+def test_other_programs_are_told(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their share is known in the end; what an idle machine's services take is no news."""
+    for others, told in ((0.42, True), (0.05, False)):
+        monkeypatch.setattr(CpuLoad, "others", lambda self, share=others: share)
+        notes = plan_run(inputs.job(Path("none"))).document()["notes"]
+        assert any("other programs used 42% of the CPUs" in note for note in notes) == told
 
 
 def test_the_frozen_cache_is_planned_and_not_made(
@@ -122,7 +132,7 @@ def test_lines_through_what_was_timed() -> None:
 
 @pytest.mark.parametrize(("n_steps", "every", "count"), [(9, 3, 3), (10, 3, 4), (2, 50, 1), (1, 1, 1)])
 def test_times_due(n_steps: int, every: int, count: int) -> None:
-    assert _times_due(n_steps, every) == count
+    assert times_due(n_steps, every) == count
 
 
 def test_a_job_is_left_as_it_was(inputs: Inputs) -> None:

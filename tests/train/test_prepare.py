@@ -10,12 +10,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cpuft.cli.main import cli
+from cpuft.errors import ModelError
+from cpuft.files import sole_use
 from cpuft.models.gguf import read_gguf
+from cpuft.models.source import resolve
 from cpuft.train import prepare
 from tests.conftest import ROOT
 from tests.models.tiny import write_tiny_model
 
 FILES = {"source.json", "model.gguf", "model.json", "plan.json", "README.txt"}
+LOCK = ".lock"  # it stays, so that two processes always meet at the same file
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def test_a_base_is_made(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifacts" / "base"
     result = run("--source", source, "--quantization", "8bit", "--output", folder)
     assert result.exit_code == 0, result.output
-    assert {entry.name for entry in folder.iterdir()} == FILES
+    assert {entry.name for entry in folder.iterdir()} == FILES | {LOCK}
     assert read_gguf(folder / "model.gguf").tensors["blk.0.attn_q.weight"].type.name == "q8_0"
     description = json.loads((folder / "model.json").read_text())
     assert description["sha256"] == hashlib.sha256((folder / "model.gguf").read_bytes()).hexdigest()
@@ -71,13 +75,31 @@ def test_requantizing_a_quantized_file_is_told(source: Path, tmp_path: Path) -> 
 def test_it_goes_on(missing: str, source: Path, tmp_path: Path) -> None:
     arguments = ("--source", source, "--quantization", "q8_0", "--output", tmp_path / "base")
     assert run(*arguments).exit_code == 0
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "base").iterdir()}
+    before = {name: (tmp_path / "base" / name).stat().st_mtime_ns for name in FILES}
     (tmp_path / "base" / missing).unlink()
     (tmp_path / "base" / ".model.gguf.x.partial").write_text("of a killed run")
     assert run(*arguments).exit_code == 0
-    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "base").iterdir()}
+    assert {entry.name for entry in (tmp_path / "base").iterdir()} == FILES | {LOCK}
+    after = {name: (tmp_path / "base" / name).stat().st_mtime_ns for name in FILES}
     together = {missing} | ({"plan.json", "README.txt"} if missing in ("plan.json", "README.txt") else set())
     assert {name for name in before if after[name] != before[name]} == together
+
+
+def test_two_processes_do_not_share_a_folder(source: Path, tmp_path: Path) -> None:
+    arguments = ("--source", source, "--quantization", "keep", "--output", tmp_path / "base")
+    assert run(*arguments).exit_code == 0
+    with sole_use(tmp_path / "base", "waiting"):
+        result = run(*arguments)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "another process is preparing a base in this folder" in result.output
+
+
+def test_the_folder_is_a_model_to_train_on(source: Path, tmp_path: Path) -> None:
+    assert run("--source", source, "--quantization", "keep", "--output", tmp_path / "base").exit_code == 0
+    assert resolve(str(tmp_path / "base")).path == tmp_path / "base" / "model.gguf"
+    (tmp_path / "base" / "config.json").write_text("{}")  # a checkpoint that has a GGUF beside it
+    with pytest.raises(ModelError):
+        resolve(str(tmp_path / "base"))
 
 
 def test_what_is_refused(source: Path, tmp_path: Path) -> None:

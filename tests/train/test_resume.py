@@ -18,6 +18,7 @@ import pytest
 from cpuft.errors import ConfigError
 from cpuft.models.adapter import read_adapter
 from cpuft.train.loop import Outcome, run_training
+from cpuft.train.run import RunFolder
 from tests.conftest import ROOT
 from tests.train.runs import Inputs, lasting, metrics
 
@@ -212,6 +213,16 @@ def test_overwrite_replaces_a_run(inputs: Inputs, whole_run: tuple[Path, Outcome
     run_training(inputs.job(run, {"training.max_steps": 1}, overwrite=True), say=QUIET)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-1"]
     assert {line["step"] for line in metrics(run)} == {1}
+
+
+def test_a_run_that_ended_while_another_read_its_data_stays(whole_run: tuple[Path, Outcome], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    late = RunFolder(output)
+    late.require(resume=False, overwrite=False)
+    shutil.copytree(whole_run[0], output)
+    with pytest.raises(ConfigError, match="the folder is not empty"), late.opened(resume=False, overwrite=False):
+        pass
+    assert lasting(output) == lasting(whole_run[0])
 
 
 def test_two_processes_do_not_share_a_folder(inputs: Inputs, tmp_path: Path) -> None:
