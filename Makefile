@@ -5,6 +5,7 @@
 .PHONY: help build demo test lint peers clean ollama-install-candidates
 
 PYTHON ?= python3
+ROLE ?= ba
 VENV ?= .venv
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
@@ -27,8 +28,8 @@ build: $(INSTALLED) ## Install the package and compile llama.cpp and the engine
 demo: build ## Train, merge and compare the bundled tiny model
 	$(BIN)/cpuft demo
 
-ollama-install-candidates: $(INSTALLED) ## Pull the base models of configs/candidates.yaml into a running Ollama
-	$(BIN)/cpuft models pull --candidates configs/candidates.yaml
+ollama-install-candidates: $(INSTALLED) ## Pull the base models for a role (ROLE=ba) into a running Ollama, about 12 GB
+	$(BIN)/cpuft models pull --candidates configs/candidates.yaml --role $(ROLE)
 
 test: $(INSTALLED_DEV) build ## Lint and run all tests
 	scripts/check

@@ -270,9 +270,23 @@ class Engine:
         """Return the residual stream before the adapter's first layer, (T, n_embd): what training does not change."""
         return self._rows("cpuft_forward_frozen", tokens, lengths, self.facts["n_embd"])
 
+    def forward_hidden(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
+        """Return what the head multiplies, (T, n_embd): the residual stream behind the last layer, normed."""
+        return self._rows("cpuft_forward_hidden", tokens, lengths, self.facts["n_embd"])
+
+    def logits_of(self, hidden: FloatArray) -> FloatArray:
+        """Return the logits (n, V) of n rows that `forward_hidden` gave; their grouping changes no bit."""
+        n = len(hidden)
+        rows = np.ascontiguousarray(hidden, np.float32)
+        if rows.shape != (n, self.facts["n_embd"]):
+            raise EngineError(f"hidden must be rows of {self.facts['n_embd']} values, not {hidden.shape}")
+        logits = np.empty((n, self.facts["n_vocab"]), np.float32)
+        call("cpuft_logits", self._handle, _address(rows), n, _address(logits))
+        return logits
+
     def logits(self, tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> FloatArray:
-        """Return the logits of every position, (T, V). For tests and small inputs."""
-        return self._rows("cpuft_logits", tokens, lengths, self.facts["n_vocab"])
+        """Return the logits of every position, (T, V): for small inputs, since they exist whole."""
+        return self.logits_of(self.forward_hidden(tokens, lengths))
 
     def _rows(self, function: str, tokens: npt.NDArray[Any], lengths: npt.NDArray[Any], width: int) -> FloatArray:
         """What a function gives for every token, (T, width)."""

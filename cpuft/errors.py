@@ -14,6 +14,8 @@ CpuftError                 exit 1: our own fault
 The message is one sentence that names the thing, what was found, what was expected, and what to do.
 """
 
+INTERRUPTED = 130  # the shell's exit code for a program ended by Ctrl-C
+
 
 class CpuftError(Exception):
     """Base of all errors that cpuft raises on purpose."""

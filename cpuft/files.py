@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,11 +36,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise
 
 
-def require_place(path: Path, what: str) -> None:
-    """Raises ConfigError unless a file can stand at `path`: `what`, such as "the merged model"."""
+def require_place(path: Path, what: str, inputs: Iterable[Path] = ()) -> None:
+    """Raises ConfigError unless a file can stand at `path`: `what`, such as "the merged model".
+
+    inputs: what it is made from, files and folders of files, which it must not take the place of.
+    """
     if path.is_dir():
         raise ConfigError(f"{path}: a folder, expected the name of a file for {what}")
     _require_parent(path, what)
+    for given in inputs:
+        for file in given.iterdir() if given.is_dir() else [given]:
+            if path.exists() and file.exists() and path.samefile(file):
+                raise ConfigError(f"{path}: the output is also an input: give another path to --output")
 
 
 def require_new(path: Path, what: str) -> None:
@@ -84,19 +91,47 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path`, and so on its disk, for files on the way to it; it is gone after the block.
+
+    One process at a time has it. What a killed one left in it goes when the next one takes it.
+    Raises ConfigError where another process has it, ResourceError where no folder can be made.
+    """
+    folder = path.parent / f".{path.name}.scratch"
+    with disk_errors(path):
+        folder.mkdir(exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(lock, f"{path}: another process is making it: wait for its end, or give another path")
+        try:
+            for left in folder.iterdir():
+                left.unlink()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+@contextmanager
 def sole_use(folder: Path, what: str) -> Iterator[None]:
     """Keeps other processes that call this out of a folder, `what` is done in it, until the block ends.
 
     Then what a killed process left unfinished is removed. Raises ConfigError where another process is in it.
     """
     with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another process is {what} in this folder") from None
+        _lock(lock.fileno(), f"{folder}: another process is {what} in this folder")
         for entry in folder.glob(".*.partial"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield
+
+
+def _lock(descriptor: int, busy: str) -> None:
+    """Locks an open file or folder until it is closed. Raises ConfigError, which says `busy`, where another has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(busy) from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from cpuft import toolchain
 from cpuft.errors import EngineError, ModelError, ResourceError
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 INT32 = ctypes.c_int32
 INT64 = ctypes.c_int64
@@ -42,7 +42,8 @@ _PROTOTYPES: dict[str, list[Any]] = {
     "cpuft_forward_backward": [POINTER] * 4 + [INT64] + [POINTER] * 2 + _LOSS,
     "cpuft_forward": [POINTER] * 4 + [INT64, POINTER] + _LOSS,
     "cpuft_forward_frozen": [POINTER] * 3 + [INT64, POINTER],
-    "cpuft_logits": [POINTER] * 3 + [INT64, POINTER],
+    "cpuft_forward_hidden": [POINTER] * 3 + [INT64, POINTER],
+    "cpuft_logits": [POINTER] * 2 + [INT64, POINTER],
     "cpuft_step": [POINTER, INT64] + 6 * [FLOAT] + [ctypes.POINTER(DOUBLE)],
     "cpuft_zero_gradients": [POINTER],
     "cpuft_pass_size": [POINTER] * 4 + [INT64] + 2 * [INT32] + [POINTER],

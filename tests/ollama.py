@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cpuft.backends import bound_process
 from cpuft.toolchain import cache
+from cpuft.toolchain.bound_process import bound
 
 if TYPE_CHECKING:
     import ollama
@@ -54,8 +53,8 @@ class OllamaServer:
         files = {model.name: self.client.create_blob(model)}
         self.client.create(name, files=files, template=template, license=license, system=system)
 
-    def rendered(self, name: str, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt that the model would be asked, or why there is none."""
+    def rendered(self, name: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The prompt that the model would be asked, or why there is none. options: further keys of the request."""
         import httpx
 
         body = {
@@ -64,6 +63,7 @@ class OllamaServer:
             "stream": False,
             "truncate": False,
             "_debug_render_only": True,
+            **options,
         }
         answer = httpx.post(f"http://{self.host}/api/chat", json=body, timeout=60, trust_env=False).json()
         return str(answer.get("_debug_info", {}).get("rendered_template", answer))
@@ -82,10 +82,9 @@ def serve(folder: Path, lib_dir: Path) -> Iterator[OllamaServer]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLAMA_ARG_"))}
     environment |= {"HOME": str(home), "OLLAMA_HOST": "127.0.0.1:0", "OLLAMA_MODELS": str(models)}
     environment |= {"OLLAMA_NO_CLOUD": "1", "OLLAMA_NOPRUNE": "1"}
-    bound = [sys.executable, "-I", "-S", bound_process.__file__, str(os.getpid())]
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*bound, str(program(lib_dir)), "serve"],
+            bound([program(lib_dir), "serve"]),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypedDict
 
+from cpuft.terminal import printable
+
 
 class Message(TypedDict):
     """One turn of a conversation."""
@@ -44,7 +46,7 @@ class Completion:
     @property
     def printable(self) -> str:
         """The text without characters that could steer a terminal."""
-        return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in self.text)
+        return printable(self.text)
 
 
 class Generator(Protocol):

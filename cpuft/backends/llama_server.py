@@ -7,11 +7,9 @@ key that only this process knows, and dies with this process.
 import contextlib
 import http.client
 import json
-import os
 import re
 import secrets
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -22,15 +20,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from cpuft import toolchain
-from cpuft.backends import bound_process
 from cpuft.backends.generator import GREEDY, Completion, Message, Sampling
 from cpuft.errors import CpuftError, ModelError
 from cpuft.files import disk_errors
 from cpuft.models.adapter import check_base, read_adapter
 from cpuft.models.gguf import read_gguf
+from cpuft.toolchain.bound_process import bound
 
 LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
 ERROR_LINE = re.compile(r"^\S* ?E (.*)$", re.MULTILINE)  # "0.00.031.150 E srv  load_model: failed to load model"
+TEMPLATE_REFUSAL = "Error: Jinja Exception: "  # before the words of a template's raise_exception
 FIXED_ARGUMENTS = (
     *("--host", "127.0.0.1", "--port", "0"),  # any free port: the server says which
     *("--offline", "--no-ui", "--no-slots"),
@@ -90,7 +89,11 @@ class LlamaServer:
             raise
 
     def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
-        """One answer. Raises ModelError where the conversation is too long, CpuftError where the server fails."""
+        """One answer.
+
+        Raises ModelError where the conversation is too long or the template refuses it, CpuftError where the server
+        fails.
+        """
         answer = self._post(
             "/v1/chat/completions",
             {
@@ -128,10 +131,9 @@ class LlamaServer:
         server = toolchain.locate().tool("llama-server")
         environment = toolchain.tool_environment()
         environment["LLAMA_API_KEY"] = self.api_key  # not on the command line, where every user could read it
-        bound = [sys.executable, "-I", "-S", bound_process.__file__, str(os.getpid())]
         with disk_errors(self.log), self.log.open("wb") as log:
             return subprocess.Popen(
-                [*bound, str(server), *FIXED_ARGUMENTS, *arguments],
+                bound([server, *FIXED_ARGUMENTS, *arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -170,8 +172,12 @@ class LlamaServer:
             with _OPENER.open(request) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
+            said = _message(error.read())
+            _, refused, why = said.rpartition(TEMPLATE_REFUSAL)
+            if refused:
+                raise ModelError(f"{self.model}: its chat template refuses the conversation: {why}") from error
             kind = ModelError if error.code < 500 else CpuftError
-            raise kind(f"{self.model}: llama-server refused the request: {_message(error.read())}") from error
+            raise kind(f"{self.model}: llama-server refused the request: {said}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             status = self._process.poll()
             ended = "" if status is None else f" and ended with status {status}"
@@ -190,6 +196,6 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def _message(body: bytes) -> str:
     try:
-        return str(json.loads(body)["error"]["message"])
+        return " ".join(str(json.loads(body)["error"]["message"]).split())
     except (ValueError, KeyError, TypeError):
         return body[:200].decode(errors="replace")

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from tqdm import tqdm
 from cpuft.cli.facts import json_option, megabytes, print_facts
 from cpuft.cli.model_reference import Bars
 from cpuft.errors import UserError
-from cpuft.models.candidates import read_candidates
+from cpuft.models.candidates import Candidate, for_role, read_candidates
 from cpuft.models.catalog import local_sources
 from cpuft.models.describe import describe_source, summarize_source
-from cpuft.models.pull import pull
+from cpuft.models.pull import is_here, pull
 from cpuft.models.source import FORMS, resolve
+from cpuft.terminal import printable
 
 FILE = click.Path(path_type=Path)
 
@@ -56,41 +58,80 @@ def list_models(as_json: bool) -> None:
     """
     sources = tqdm(list(local_sources()), desc="reading", leave=False, disable=None, delay=1)
     summaries = [summarize_source(source) for source in sources]
-    click.echo(json.dumps(summaries, indent=2, ensure_ascii=False) if as_json else _table(summaries))
+    click.echo(json.dumps(summaries, indent=2, ensure_ascii=False) if as_json else printable(_table(summaries)))
 
 
 @models.command("pull")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--candidates", type=FILE, help="Also pull every model of this list, such as configs/candidates.yaml.")
+@click.option("--candidates", type=FILE, help="Also pull the models of this list, such as configs/candidates.yaml.")
+@click.option("--role", help="Of the list, only the candidates for this role: ba, po, architect, developer or qa.")
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, and stop.")
 @json_option
-def pull_models(models: tuple[str, ...], candidates: Path | None, as_json: bool) -> None:
+def pull_models(
+    models: tuple[str, ...], candidates: Path | None, role: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Fetch models: `ollama:` through the Ollama that runs at OLLAMA_HOST, `hf:` into the Hugging Face cache.
 
-    One that fails does not keep the others from being fetched. A dropped connection is taken up where it broke off;
-    Ollama also goes on after the command was ended.
+    One that fails does not keep the others from being fetched. A download that was broken off, by the network or
+    because the command was ended, goes on where it stopped when the command runs again.
 
     \b
     Examples:
       cpuft models pull ollama:qwen2.5:3b-instruct
       cpuft models pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
-      cpuft models pull --candidates configs/candidates.yaml
+      cpuft models pull --candidates configs/candidates.yaml --role developer --dry-run
     """
-    listed = [candidate.model for candidate in read_candidates(candidates)] if candidates else []
-    references = list(dict.fromkeys([*models, *listed]))
-    if not references:
+    if role is not None and candidates is None:
+        raise click.UsageError("--role chooses from a list: give --candidates FILE, such as configs/candidates.yaml")
+    listed = read_candidates(candidates) if candidates else []
+    if role is not None:
+        listed = for_role(listed, role)
+    wanted: dict[str, Candidate | None] = dict.fromkeys(models) | {candidate.model: candidate for candidate in listed}
+    if not wanted:
         raise click.UsageError("nothing to pull: give a model such as ollama:qwen2.5:3b-instruct, or --candidates FILE")
-    results = [_pull(reference) for reference in references]
+    plan = [_planned(reference, candidate) for reference, candidate in wanted.items()]
+    if dry_run:
+        click.echo(json.dumps(plan, indent=2, ensure_ascii=False) if as_json else _plan_table(plan))
+        return
+    if listed:
+        click.echo(_total(plan), err=True)
+    results = [_pull(reference, candidate) for reference, candidate in wanted.items()]
     if as_json:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
     if any(result["error"] for result in results):
         sys.exit(UserError.exit_code)
 
 
-def _pull(reference: str) -> dict[str, Any]:
+def _planned(reference: str, candidate: Candidate | None) -> dict[str, Any]:
+    """What is known of a model before it is fetched, ready for JSON."""
+    known = None if candidate is None else asdict(candidate)
+    facts = {key: known and known[key] for key in ("download_gb", "ram_gb", "licence")}
+    return {"reference": reference, "here": is_here(reference), **facts}
+
+
+def _plan_table(plan: Sequence[dict[str, Any]]) -> str:
+    """One line a model, and how much all of them are."""
+    width = max(len(entry["reference"]) for entry in plan)
+    lines = [f"{'MODEL':<{width}}  {'DOWNLOAD':>9}  {'MEMORY':>7}  LICENCE"]
+    for entry in plan:
+        size = "here" if entry["here"] else f"{entry['download_gb'] or '?'} GB"
+        lines.append(
+            f"{entry['reference']:<{width}}  {size:>9}  {entry['ram_gb'] or '?':>4} GB  {entry['licence'] or '?'}"
+        )
+    return "\n".join([*lines, _total(plan)])
+
+
+def _total(plan: Sequence[dict[str, Any]]) -> str:
+    missing = [entry for entry in plan if not entry["here"]]
+    size = sum(entry["download_gb"] or 0 for entry in missing)
+    return f"{len(missing)} of {len(plan)} models are not here yet: {size:.1f} GB to fetch"
+
+
+def _pull(reference: str, candidate: Candidate | None) -> dict[str, Any]:
     """Fetches one model and says so on stderr."""
     try:
         with Bars() as bars:
-            source = pull(reference, bars.show)
+            source = pull(reference, bars.show, candidate.alias if candidate else "")
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
         return {"reference": reference, "path": None, "error": str(error)}

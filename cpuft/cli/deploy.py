@@ -1,12 +1,14 @@
 """`cpuft import-ollama`."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
+from cpuft.cli.model_reference import ModelReference
 from cpuft.deploy.modelfile import Parameters, read_system, write_modelfile
 from cpuft.deploy.ollama import Imported, ImportJob, import_model
 
@@ -15,7 +17,7 @@ DEFAULT = Parameters()
 
 
 @click.command("import-ollama")
-@click.argument("file", type=FILE)
+@click.argument("model", type=ModelReference())
 @click.option("--name", required=True, help="What Ollama shall call the model, such as qwen25-ba-finetuned:v1.")
 @click.option("--system-file", type=FILE, help="A text file: the system prompt of conversations that have none.")
 @click.option("--modelfile-only", type=FILE, metavar="PATH", help="Write a Modelfile there and import nothing.")
@@ -27,7 +29,7 @@ DEFAULT = Parameters()
 @click.option("--replace", is_flag=True, help="Replace a model of this name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_ollama(
-    file: Path,
+    model: Path,
     name: str,
     system_file: Path | None,
     modelfile_only: Path | None,
@@ -39,7 +41,10 @@ def import_ollama(
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Import a GGUF model into Ollama, and prove that Ollama asks it as it was trained.
+    """Import a model into Ollama, and prove that Ollama asks it as it was trained.
+
+    MODEL is a GGUF file, ollama:NAME[:TAG], hf:ORG/REPO/FILE.gguf or a Hugging Face checkpoint folder. Ollama takes no
+    adapters: `cpuft merge` yours first.
 
     Ollama gets the model's chat format as a template, its stop texts, and SYSTEM. Afterwards its prompts for four
     conversations are compared with the training text; a difference is an error.
@@ -53,11 +58,12 @@ def import_ollama(
     parameters = Parameters(temperature, top_p, top_k, num_ctx)
     system = None if system_file is None else read_system(system_file)
     if modelfile_only is not None:
-        modelfile = write_modelfile(modelfile_only, file, system=system, parameters=parameters)
+        modelfile = write_modelfile(modelfile_only, model, system=system, parameters=parameters)
         facts = {"modelfile": str(modelfile_only), "family": modelfile.family}
-        click.echo(json.dumps(facts) if as_json else f"{modelfile_only}: ollama create {name} -f {modelfile_only}")
+        command = shlex.join(["ollama", "create", name, "-f", str(modelfile_only)])
+        click.echo(json.dumps(facts) if as_json else f"{modelfile_only}: {command}")
         return
-    imported = _import(ImportJob(file, name, system, parameters, host, replace))
+    imported = _import(ImportJob(model, name, system, parameters, host, replace))
     click.echo(json.dumps(asdict(imported), ensure_ascii=False) if as_json else _summary(imported))
 
 

@@ -8,9 +8,10 @@ from tqdm import tqdm
 
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.cli.adapter_reference import adapter_option
 from cpuft.cli.model_reference import model_option
 from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
-from cpuft.files import write_text
+from cpuft.files import require_place, write_text
 from cpuft.roles.ba.metric import score
 
 FILE = click.Path(path_type=Path)
@@ -18,7 +19,7 @@ FILE = click.Path(path_type=Path)
 
 @click.command("eval")
 @model_option("The model")
-@click.option("--adapter", type=FILE, help="A LoRA adapter to apply on top of it.")
+@adapter_option("A LoRA adapter to apply on top of it", required=False)
 @click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling.max_tokens, show_default=True)
@@ -41,14 +42,16 @@ def evaluate(
     Example:
       cpuft eval --model tuned.gguf --data test.jsonl --output result.json
     """
+    if output is not None:
+        require_place(output, "the answers", [model, data])
     cases = read_cases(data)[:limit]
     sampling = Sampling(max_tokens=max_tokens)
     with LlamaServer(model, adapter=adapter, threads=threads) as server, tqdm(total=len(cases), disable=None) as bar:
         result = run_benchmark(server, cases, score, sampling=sampling, progress=lambda _: bar.update())
+    click.echo(json.dumps({"model": str(model), **result.summary()}) if as_json else _table(result))
     if output is not None:
         report = {"model": str(model), **result.summary(), "answers": result.details()}
         write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    click.echo(json.dumps({"model": str(model), **result.summary()}) if as_json else _table(result))
 
 
 def _table(result: Benchmark) -> str:

@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from cpuft.terminal import printable
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:
     """Prints facts as JSON or as lines."""
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else _lines(facts))
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else printable(_lines(facts)))
 
 
 def _lines(facts: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from cpuft.cli.adapter_reference import adapter_option
 from cpuft.cli.facts import json_option
-from cpuft.cli.model_reference import model_option
+from cpuft.cli.model_reference import ModelReference, model_option
 from cpuft.evaluate.fidelity import FidelityReport, kl_share, measure_fidelity
 from cpuft.models.survival import Survival
 
@@ -15,8 +16,8 @@ FILE = click.Path(path_type=Path)
 
 @click.command()
 @model_option()
-@click.option("--adapter", required=True, type=FILE, help="The LoRA adapter that was merged into it.")
-@click.option("--merged", required=True, type=FILE, help="The merged GGUF file.")
+@adapter_option("The LoRA adapter that was merged into it")
+@click.option("--merged", required=True, type=ModelReference(), help="The merged model, named in the same ways.")
 @click.option("--val", required=True, type=FILE, help="Validation data, JSON lines; its supervised tokens count.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="0: every CPU.", show_default=True)

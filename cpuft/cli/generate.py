@@ -7,6 +7,7 @@ import click
 
 from cpuft.backends.generator import Message, Sampling
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.cli.adapter_reference import adapter_option
 from cpuft.cli.model_reference import model_option
 
 FILE = click.Path(path_type=Path)
@@ -15,7 +16,7 @@ DEFAULT = Sampling()
 
 @click.command()
 @model_option("The model")
-@click.option("--adapter", type=FILE, help="A LoRA adapter to apply on top of it.")
+@adapter_option("A LoRA adapter to apply on top of it", required=False)
 @click.option("--prompt", required=True, help="What the user says.")
 @click.option("--system", help="The system prompt.")
 @click.option("--temperature", type=click.FloatRange(0, 10), default=DEFAULT.temperature, show_default=True)

@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 import cpuft
-from cpuft.errors import CpuftError, UserError
+from cpuft.errors import INTERRUPTED, CpuftError, UserError
+from cpuft.terminal import printable
 from cpuft.toolchain.cache import cache_dir
 
 # Name of the subcommand -> where its click command is, in the order of the help page.
@@ -82,12 +83,17 @@ def error_boundary() -> Iterator[None]:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise  # click knows what to do with these
+    except KeyboardInterrupt as error:
+        click.echo("Interrupted", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from error
     except UserError as error:
-        raise UserMistake(str(error)) from error
+        raise UserMistake(printable(str(error))) from error
     except CpuftError as error:
-        raise OwnFault(str(error)) from error
+        raise OwnFault(printable(str(error))) from error
     except MemoryError as error:
         raise UserMistake("the memory of this machine is exhausted: close other programs or do less at once") from error
+    except PermissionError as error:
+        raise UserMistake(f"{error.filename}: permission denied: ask for access, or choose another place") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserMistake(f"the disk is full ({error}): free some space and run the command again") from error

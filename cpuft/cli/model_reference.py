@@ -1,5 +1,6 @@
 """The `--model` option: every command takes a model from wherever it is."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +9,9 @@ from typing import Any, Self
 import click
 from tqdm import tqdm
 
-from cpuft.models.source import FORMS, resolve
+from cpuft.models.ollama_store import NotPulledError
+from cpuft.models.pull import pull
+from cpuft.models.source import FORMS, Source, resolve
 
 
 class ModelReference(click.ParamType[Path]):
@@ -18,11 +21,24 @@ class ModelReference(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Returns the path of the GGUF file; what the user should know of it goes to stderr."""
-        with Bars() as bars:
-            source = resolve(str(value), bars.show)
+        source = _find(str(value))
         for note in source.notes:
             click.echo(f"Note: {note}", err=True)
         return source.path
+
+
+def _find(reference: str) -> Source:
+    """The source of a reference. At a terminal Ollama may be told to pull what it lacks; scripts get the error."""
+    with Bars() as bars:
+        try:
+            return resolve(reference, bars.show)
+        except NotPulledError as error:
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise
+            click.echo(str(error), err=True)
+            if not click.confirm("Pull it now?", err=True):
+                raise
+            return pull(reference, bars.show)
 
 
 def model_option(

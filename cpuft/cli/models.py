@@ -8,12 +8,13 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from cpuft.cli.adapter_reference import adapter_option
 from cpuft.cli.facts import json_option, megabytes
 from cpuft.cli.fidelity import fidelity_table, warn
 from cpuft.cli.model_reference import model_option
 from cpuft.data.calibration import importance_matrix
-from cpuft.evaluate.fidelity import measure_fidelity
-from cpuft.models.merge import KEEP, MergeReport
+from cpuft.evaluate.fidelity import measure_fidelity, require_measurable
+from cpuft.models.merge import KEEP, MergeReport, check_merge
 from cpuft.models.merge import merge as merge_files
 
 FILE = click.Path(path_type=Path)
@@ -27,7 +28,7 @@ TYPE_HELP = f"{KEEP}, or a type that llama-quantize knows: q4_0, q4_k_m, q5_k_m,
 
 @click.command()
 @model_option()
-@click.option("--adapter", required=True, type=FILE, help="The LoRA adapter, a GGUF file from `cpuft train`.")
+@adapter_option()
 @click.option("--type", "file_type", default="q4_k_m", show_default=True, help=TYPE_HELP)
 @imatrix_option
 @click.option("--val", type=FILE, help="Validation data: measure the merged file on it, as `cpuft fidelity` does.")
@@ -54,7 +55,7 @@ def merge(
       cpuft merge … --imatrix train.jsonl                  spend the bits where the training text needs them
       cpuft merge … --val val.jsonl                        then say whether rounding ate the fine-tuning
     """
-    merged = _merge(model, output, adapter, file_type, imatrix, threads)
+    merged = _merge(model, output, adapter, file_type, imatrix, threads, val)
     report = None if val is None else measure_fidelity(model, adapter, output, val, threads=threads)
     if as_json:
         facts = _facts(merged) | ({} if report is None else {"fidelity": report.as_json()})
@@ -85,8 +86,19 @@ def quantize(model: Path, file_type: str, imatrix: Path | None, output: Path, th
 
 
 def _merge(
-    model: Path, output: Path, adapter: Path | None, file_type: str, imatrix: Path | None, threads: int
+    model: Path,
+    output: Path,
+    adapter: Path | None,
+    file_type: str,
+    imatrix: Path | None,
+    threads: int,
+    val: Path | None = None,
 ) -> MergeReport:
+    """Merges once all that was given is known to be of use, `val` too, which is read afterwards."""
+    others = [path for path in (imatrix, val) if path is not None]
+    check_merge(model, output, adapter_path=adapter, file_type=file_type.lower(), others=others)
+    if adapter is not None and val is not None:
+        require_measurable(model, adapter, val, threads=threads)
     importance = None if imatrix is None else importance_matrix(imatrix, model, adapter=adapter, threads=threads)
     with tqdm(unit="B", unit_scale=True, desc=output.name, leave=False, disable=None, delay=0.3) as bar:
 

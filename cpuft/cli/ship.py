@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cpuft.cli.adapter_reference import adapter_option
 from cpuft.cli.facts import json_option
 from cpuft.cli.model_reference import model_option
 from cpuft.evaluate.ship import ShipJob, ShipReport, compare_ways
@@ -31,7 +32,7 @@ class Types(click.ParamType[tuple[str, ...]]):
 
 @click.command()
 @model_option()
-@click.option("--adapter", required=True, type=FILE, help="The LoRA adapter, a GGUF file from `cpuft train`.")
+@adapter_option()
 @click.option("--val", "validation", required=True, type=FILE, help="Validation data, JSON lines.")
 @click.option("--test", type=FILE, help="A test set of conversations: score the answers with the role's metric.")
 @click.option("--output", required=True, type=FILE, help="Where the picked file goes.")

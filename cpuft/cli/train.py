@@ -12,9 +12,9 @@ from tqdm import tqdm
 from cpuft.cli.configuration import FILE, configuration_options, read_configuration
 from cpuft.cli.model_reference import model_option
 from cpuft.config import TrainJob
+from cpuft.errors import INTERRUPTED
 from cpuft.train.loop import Outcome, run_training
 
-INTERRUPTED = 130  # the shell's exit code for a program ended by Ctrl-C
 EPILOG = """
 \b
 Examples:

@@ -6,8 +6,8 @@ Without one, Ollama may take a Go template of its own whose Jinja has a similar 
 import datetime
 from collections.abc import Sequence
 
-from cpuft.data.examples import common_prefix
-from cpuft.data.template import Message, chat_template_of
+from cpuft.data.records import ExampleError
+from cpuft.data.template import ChatTemplate, Message, chat_template_of
 from cpuft.deploy.families import DATE, Family, default_system, prompt_of
 from cpuft.models.gguf import Gguf
 
@@ -37,7 +37,7 @@ def derived_family(model: Gguf) -> Family | None:
     before_system, after_system, *rest = whole
     before_user, before_answer, between, ask = plain
     if default_system(template) is not None:  # then SYSTEM says it, and the first turn is never without one
-        before_user = between[len(between) - common_prefix(after_system[::-1], between[::-1]) :]
+        before_user = between.removeprefix(_after_answer(template))
     if rest != [before_answer, between, ask] or before_answer != ask or not between.endswith(before_user):
         return None
     after_answer = between[: len(between) - len(before_user)]
@@ -50,6 +50,14 @@ def derived_family(model: Gguf) -> Family | None:
     turn = f"{{{{ .Prompt }}}}{before_answer}{{{{ .Response }}}}{after_answer}"
     stop = (after_answer.strip(),) if after_answer.strip() else ()
     return Family(NAME, model.path.name, "".join(whole), first + turn, stop)
+
+
+def _after_answer(template: ChatTemplate) -> str:
+    """What a conversation that ends with an answer has behind it; "" where the template refuses one."""
+    try:
+        return template.render(CHAT[:3]).rpartition(CHAT[2]["content"])[2]
+    except ExampleError:
+        return ""
 
 
 def _around(prompt: str | None, chat: Sequence[Message]) -> list[str] | None:

@@ -75,7 +75,7 @@ class Family:
 
 CHATML = Family(
     "chatml",
-    "Qwen2.5, Qwen3, SmolLM2",
+    "Qwen2.5, Qwen2.5-Coder, Qwen3, SmolLM2",
     "<|im_start|>system\n system <|im_end|>\n<|im_start|>user\n one <|im_end|>\n"
     "<|im_start|>assistant\n two <|im_end|>\n<|im_start|>user\n three <|im_end|>\n<|im_start|>assistant\n",
     """{{ if .System }}<|im_start|>system
@@ -142,7 +142,7 @@ LLAMA31 = Family(
 
 LLAMA2 = Family(
     "llama2",
-    "Llama 2",
+    "Llama 2, CodeLlama-Instruct",
     "[INST] <<SYS>>\n system \n<</SYS>>\n\n one [/INST] two </s><s>[INST] three [/INST]",
     TRIM
     + """{{ $system := .System }}{{ $begin := "" }}{{ range .Messages }}"""

@@ -7,6 +7,7 @@ its own that it found similar; which one depends on its release and on the model
 
 import dataclasses
 import datetime
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,9 @@ from cpuft.data.examples import common_prefix
 from cpuft.data.records import ExampleError
 from cpuft.data.template import ChatTemplate, Message, chat_template_of
 from cpuft.deploy.families import adds_bos
-from cpuft.deploy.modelfile import Modelfile, Parameters, modelfile_of
+from cpuft.deploy.modelfile import Modelfile, Parameters, modelfile_of, read_model
 from cpuft.errors import OllamaError
-from cpuft.models.gguf import Gguf, read_gguf
+from cpuft.models.gguf import Gguf
 
 # host/namespace/model:tag; all but the model may be left out
 NAME = re.compile(r"((\w[\w.:-]{0,349}/)?\w[\w-]{0,79}/)?\w[\w.-]{0,79}(:\w[\w.-]{0,79})?", re.ASCII)
@@ -87,7 +88,7 @@ def import_model(job: ImportJob, progress: Progress = lambda *_: None) -> Import
     """
     if NAME.fullmatch(job.name) is None:
         raise OllamaError(f"{job.name!r} is no name for a model in Ollama, expected one such as qwen25-ba-finetuned:v1")
-    model = read_gguf(job.model)
+    model = read_model(job.model)
     modelfile = modelfile_of(model, system=job.system, parameters=job.parameters)
     with _connection(job.host, progress) as server:
         _check_free(server, job)
@@ -121,7 +122,7 @@ class _Server(ollama.Client):
 
     def __init__(self, host: str | None, progress: Progress) -> None:
         super().__init__(host, transport=_ProgressTransport(progress))
-        self.progress = progress
+        self.progress, self.address = progress, host or "OLLAMA_HOST or its usual place, 127.0.0.1:11434"
 
     def make(self, name: str, modelfile: Modelfile, digest: str) -> None:
         """Creates the model from a blob that the server has."""
@@ -192,20 +193,32 @@ def _expired(when: datetime.datetime | None) -> bool:
 @contextmanager
 def _connection(host: str | None, progress: Progress) -> Iterator[_Server]:
     """A server that answers; turns its failures into OllamaError."""
-    with _Server(host, progress) as server:
+    try:
+        connected = _Server(host, progress)
+    except ValueError as error:
+        raise OllamaError(
+            f"{host or os.environ.get('OLLAMA_HOST')!r} is no address of an Ollama, expected one such as "
+            f"127.0.0.1:11434 in {'--host' if host else 'OLLAMA_HOST'} ({error})"
+        ) from error
+    with connected as server:
         try:
             yield server
         except (ConnectionError, httpx.TransportError) as error:
             raise OllamaError(
-                f"no Ollama answers at {host or 'OLLAMA_HOST or its usual place, 127.0.0.1:11434'} ({error}): "
+                f"no Ollama answers at {connected.address} ({error}): "
                 "start it with `ollama serve`, or say with --host where it listens"
             ) from error
         except ollama.ResponseError as error:
-            raise OllamaError(f"Ollama refused the request: {error.error} (status {error.status_code})") from error
+            said = " ".join(error.error.split())[:300]
+            raise OllamaError(f"Ollama refused the request: {said} (status {error.status_code})") from error
 
 
 def _check_free(server: _Server, job: ImportJob) -> None:
-    taken = any(_same(job.name, entry.model or "") for entry in server.list().models)
+    try:
+        models = server.list().models
+    except (ValueError, TypeError) as error:
+        raise OllamaError(f"what answers at {server.address} is no Ollama: say with --host where it listens") from error
+    taken = any(_same(job.name, entry.model or "") for entry in models)
     if taken and not job.replace:
         raise OllamaError(f"Ollama already has a model {job.name}: choose another name, or replace it with --replace")
 

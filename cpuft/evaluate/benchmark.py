@@ -119,11 +119,11 @@ def read_cases(path: Path) -> list[Case]:
     """The questions of a test set of conversations. Raises DatasetError, which names the first bad lines."""
     cases, faults = [], []
     for line, record in read_records(path):
-        if isinstance(record, Chat):
+        if isinstance(record, Chat) and any(message["role"] == "user" for message in record.messages):
             cases.append(_case(record))
         else:
-            fault = record if isinstance(record, Exception) else 'expected a conversation {"messages": […]}'
-            faults.append(f"{path}:{line}: {fault}")
+            wanted = 'expected a conversation {"messages": […]} in which a user asks'
+            faults.append(f"{path}:{line}: {record if isinstance(record, Exception) else wanted}")
     if faults:
         raise DatasetError("; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else ""))
     return cases

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cpuft import demo as data
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.config_file import load_config
 from cpuft.errors import ConfigError, CpuftError, UserError
 from cpuft.evaluate.benchmark import Benchmark, Case, Metric, read_cases, run_benchmark
 from cpuft.files import disk_errors, write_text
@@ -63,6 +64,7 @@ def run_demo(output: Path, config: Path, metric: Metric, say: Say) -> DemoResult
     Raises CpuftError where training fails; whether the result is good enough is `DemoResult.passed`.
     """
     began = time.monotonic()
+    load_config(config)  # a mistake in it is told before the base is asked
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output}: a file, expected a folder for the demo's results")
     with disk_errors(output):

@@ -1,8 +1,8 @@
 """How far a model's predictions are from another's at the supervised tokens of a data set.
 
 Logits of a whole data set may take many gigabytes. So the reference's are written to a temporary file, example by
-example, and read back beside those of each model that is compared: one model is open and one example's logits are in
-memory at a time.
+example, and read back beside those of each model that is compared: one model is open and no more than LOGITS of its
+logits are in memory at a time.
 """
 
 import shutil
@@ -21,6 +21,7 @@ from cpuft.engine import Engine, FloatArray
 from cpuft.errors import ModelError, ResourceError
 
 Float64Array = npt.NDArray[np.float64]
+LOGITS = 1 << 24  # that are computed at a time: the whole head is read for every 110 rows of Qwen2.5's vocabulary
 BLOCK_VALUES = 1 << 21  # logits that are turned into float64 at a time
 
 
@@ -62,10 +63,11 @@ class ReferenceLogits:
             )
         self._file = tempfile.TemporaryFile(prefix="cpuft-logits-")  # noqa: SIM115 - closed by close()
         losses = []
-        for example, logits in self._predictions(engine, "base + adapter"):
+        for targets, logits in self._predictions(engine, "base + adapter"):
             self._file.write(logits.data)
-            for labels, block in _blocks(example, logits):
-                losses.append(-_log_softmax(block)[np.arange(labels.size), labels])
+            for rows in _slices(len(targets), BLOCK_VALUES // self._width):
+                labels = targets[rows]
+                losses.append(-_log_softmax(logits[rows])[np.arange(labels.size), labels])
         loss = float(np.concatenate(losses).mean())
         self.own = Divergence(sum(map(len, losses)), loss, kl=0.0, same_top=1.0)
 
@@ -80,9 +82,10 @@ class ReferenceLogits:
             )
         self._file.seek(0)
         n_tokens, loss, divergence, n_same = 0, 0.0, 0.0, 0
-        for example, logits in self._predictions(engine, name):
+        for targets, logits in self._predictions(engine, name):
             stored = np.fromfile(self._file, np.float32, logits.size).reshape(logits.shape)
-            for (labels, mine), (_, theirs) in zip(_blocks(example, logits), _blocks(example, stored), strict=True):
+            for rows in _slices(len(targets), BLOCK_VALUES // self._width):
+                labels, mine, theirs = targets[rows], logits[rows], stored[rows]
                 model, reference = _log_softmax(mine), _log_softmax(theirs)
                 n_tokens += labels.size
                 loss -= float(model[np.arange(labels.size), labels].sum())
@@ -104,23 +107,25 @@ class ReferenceLogits:
     ) -> None:
         self.close()
 
-    def _predictions(self, engine: Engine, name: str) -> Iterator[tuple[Example, FloatArray]]:
-        """Each example with the logits (S, V) that predict its S supervised tokens."""
+    def _predictions(self, engine: Engine, name: str) -> Iterator[tuple[npt.NDArray[np.int32], FloatArray]]:
+        """All supervised tokens, some at a time (n), with the logits (n, V) that predict them."""
         total = sum(example.tokens.size for example in self._examples)
         with tqdm(total=total, desc=name, unit="token", leave=False, disable=None, delay=1) as bar:
             for example in self._examples:
-                targets = np.flatnonzero(example.supervised)
-                read = example.tokens[: targets[-1]]  # what is behind predicts nothing that counts
-                yield example, engine.logits(read, np.array([read.size], np.int64))[targets - 1]
+                positions = np.flatnonzero(example.supervised)
+                read = example.tokens[: positions[-1]]  # what is behind predicts nothing that counts
+                hidden = engine.forward_hidden(read, np.array([read.size], np.int64))[positions - 1]
+                targets = example.tokens[positions]
+                for rows in _slices(len(targets), LOGITS // self._width):
+                    yield targets[rows], engine.logits_of(hidden[rows])
                 bar.update(example.tokens.size)
 
 
-def _blocks(example: Example, logits: FloatArray) -> Iterator[tuple[npt.NDArray[np.int32], FloatArray]]:
-    """The supervised tokens and the rows that predict them, a few rows at a time."""
-    labels = example.tokens[example.supervised > 0]
-    step = max(1, BLOCK_VALUES // logits.shape[1])
-    for first in range(0, labels.size, step):
-        yield labels[first : first + step], logits[first : first + step]
+def _slices(n: int, step: int) -> Iterator[slice]:
+    """[0, n) in steps."""
+    step = max(1, step)
+    for first in range(0, n, step):
+        yield slice(first, first + step)
 
 
 def _log_softmax(logits: FloatArray) -> Float64Array:

@@ -92,6 +92,14 @@ def measure_fidelity(
     )
 
 
+def require_measurable(model: Path, adapter: Path, validation: Path, *, threads: int = 0) -> None:
+    """Raises what `measure_fidelity` would, as far as that is known before there is a merged file."""
+    base, lora = read_gguf(model), read_adapter(adapter)
+    check_base(lora, base, adapter)
+    with adapted_engine(model, lora, threads) as engine:
+        validation_examples(base, engine, validation, None)
+
+
 @contextmanager
 def adapted_engine(model: Path, adapter: Adapter, threads: int) -> Iterator[Engine]:
     """The base in float32 with the adapter on it."""

@@ -5,7 +5,6 @@ without an importance matrix. Each is measured on the same data; one merged file
 """
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,8 @@ from cpuft.evaluate.fidelity import (
     divergence_json,
     validation_examples,
 )
-from cpuft.files import disk_errors, sync
-from cpuft.models.adapter import check_base, read_adapter
+from cpuft.files import disk_errors, scratch_folder, sync
+from cpuft.models.adapter import Adapter, check_base, read_adapter
 from cpuft.models.gguf import Gguf, read_gguf
 from cpuft.models.imatrix import ImportanceMatrix
 from cpuft.models.merge import merge, merged_size, needs_importance, refuse_overwriting
@@ -150,11 +149,18 @@ def compare_ways(job: ShipJob) -> ShipReport:
     """Measures all ways out, and writes the picked file to job.output, whole or not at all.
 
     Raises UserError before anything is measured: files that do not belong together, an impossible type, a disk without
-    room for it all.
+    room for it all, another process that makes the same file.
     """
     base, lora = read_gguf(job.model), read_adapter(job.adapter)
     check_base(lora, base, job.adapter)
-    refuse_overwriting(job.output, [job.model, job.adapter])
+    inputs = (job.model, job.adapter, job.validation, job.test, job.imatrix)
+    refuse_overwriting(job.output, [path for path in inputs if path is not None and path.exists()])
+    with scratch_folder(job.output) as folder:
+        return _compared(job, base, lora, folder)
+
+
+def _compared(job: ShipJob, base: Gguf, lora: Adapter, folder: Path) -> ShipReport:
+    """The report; merged files lie in `folder` meanwhile."""
     cases = None if job.test is None else read_cases(job.test)
     candidates = _candidates(job, base)
     _refuse_full_disk(job.output, candidates)
@@ -169,7 +175,7 @@ def compare_ways(job: ShipJob) -> ShipReport:
                 Way("base + adapter", None, False, adapter_bytes, reference.own, *_served(job, cases, job.model, True)),
             ]
             rule = _rule(job, ways[0], ways[1])
-            picked = _try_all(job, candidates, reference, cases, rule, ways)
+            picked = _try_all(job, candidates, reference, cases, rule, ways, folder)
     return ShipReport(tuple(ways), picked, str(rule), job.output)
 
 
@@ -208,7 +214,7 @@ def _refuse_full_disk(output: Path, candidates: Sequence[_Candidate]) -> None:
 def _rule(job: ShipJob, base: Way, adapted: Way) -> _Rule:
     kl = base.divergence.kl
     max_kl = min(job.max_kl, job.max_kl_share * kl) if kl > 0 else job.max_kl
-    return _Rule(max_kl, None if adapted.score is None else adapted.score - job.max_score_loss)
+    return _Rule(max_kl, None if adapted.score is None else max(0.0, adapted.score - job.max_score_loss))
 
 
 def _try_all(
@@ -218,30 +224,28 @@ def _try_all(
     cases: Sequence[Case] | None,
     rule: _Rule,
     ways: list[Way],
+    folder: Path,
 ) -> Way | None:
     """Adds all candidates to `ways` and moves the best to the output."""
-    best: tuple[Way, Path] | None = None
-    with (
-        disk_errors(job.output),
-        tempfile.TemporaryDirectory(dir=job.output.parent, prefix=f".{job.output.name}.") as folder,
-    ):
+    best: tuple[tuple[int, float], Way, Path] | None = None
+    with disk_errors(job.output):
         for i, candidate in enumerate(candidates):
-            path = Path(folder) / f"{i}-{candidate.file_type}.gguf"
+            path = folder / f"{i}-{candidate.file_type}.gguf"
             way = _tried(job, candidate, path, reference, cases)
             ways.append(way)
-            if rule.accepts(way) and (best is None or _order(way) < _order(best[0])):
-                way, path, best = *(best or (way, path)), (way, path)  # what is not the best any more goes
-            if best is None or path != best[1]:
+            # Of the weights alone: a note of an importance matrix must not make a file of the same type the larger one.
+            order = read_gguf(path).weight_bytes, way.divergence.kl
+            if rule.accepts(way) and (best is None or order < best[0]):
+                if best is not None:
+                    best[2].unlink()
+                best = order, way, path
+            else:
                 path.unlink()
         if best is None:
             return None
-        best[1].replace(job.output)
+        best[2].replace(job.output)
         sync(job.output.parent)
-        return best[0]
-
-
-def _order(way: Way) -> tuple[int, float]:
-    return way.n_bytes, way.divergence.kl
+        return best[1]
 
 
 def _tried(

@@ -1,6 +1,6 @@
 """What is done with whole adapter files: opened in either format, converted, scaled, combined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def convert(path: Path, output: Path, to: str, *, model: Path | None = None, bas
     base = None if model is None else read_gguf(model)
     adapter = open_adapter(path, base)
     if to == "gguf":
-        return _write(output, adapter)
+        return _write(output, adapter, [path, model])
     write_peft(output, adapter, base=base, base_model=base_name)
     return _written(output, adapter)
 
@@ -62,7 +62,7 @@ def convert(path: Path, output: Path, to: str, *, model: Path | None = None, bas
 def scale(path: Path, factor: float, output: Path, *, model: Path | None = None) -> tuple[Written, str]:
     """Writes a GGUF adapter with `factor` times the effect of another; also says where the factor went."""
     adapter, where = scaled(open_adapter(path, None if model is None else read_gguf(model)), factor)
-    return _write(output, adapter), where
+    return _write(output, adapter, [path, model]), where
 
 
 def combine(
@@ -83,11 +83,11 @@ def combine(
     given = zip(paths, factors or [1.0] * len(paths), strict=True)
     shares = [Share(str(path), open_adapter(path, base), factor) for path, factor in given]
     adapter, kept = combined(shares, rank=rank, progress=progress)
-    return _write(output, adapter), kept
+    return _write(output, adapter, [*paths, model]), kept
 
 
-def _write(output: Path, adapter: Adapter) -> Written:
-    require_place(output, "the adapter")
+def _write(output: Path, adapter: Adapter, inputs: Iterable[Path | None]) -> Written:
+    require_place(output, "the adapter", [path for path in inputs if path is not None])
     write_adapter(
         output,
         adapter.tensors,

@@ -1,6 +1,6 @@
 """The list of base models worth trying: what configs/candidates.yaml holds and how it is checked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ _KEYS: dict[str, dict[str, Any]] = {
         "pattern": r"^(ollama:|hf:)\S+$",
         "description": "ollama:NAME[:TAG] or hf:ORG/REPO/FILE.gguf",
     },
+    "alias": {"type": "string", "pattern": r"^[\w./:-]+$", "description": "a name for Ollama"},
     "roles": {"type": "array", "minItems": 1, "items": _TEXT, "description": "a list of roles"},
     "parameters": {"type": "number", "exclusiveMinimum": 0, "description": "a number of billions"},
+    "download_gb": {"type": "number", "exclusiveMinimum": 0, "description": "a number of gigabytes"},
     "ram_gb": {"type": "number", "exclusiveMinimum": 0, "description": "a number of gigabytes"},
     "licence": _TEXT,
     "note": _TEXT,
@@ -35,7 +37,7 @@ SCHEMA: dict[str, Any] = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["model", "roles", "parameters", "ram_gb", "licence"],
+                "required": ["model", "roles", "parameters", "download_gb", "ram_gb", "licence"],
                 "properties": _KEYS,
                 "description": "keys and values",
             },
@@ -52,8 +54,10 @@ class Candidate:
     model: str
     roles: tuple[str, ...]
     parameters: float
+    download_gb: float
     ram_gb: float
     licence: str
+    alias: str = ""
     note: str = ""
 
 
@@ -64,6 +68,15 @@ def read_candidates(path: Path) -> list[Candidate]:
     if faults:
         raise ConfigError(f"{path}: {together(faults)}")
     return [Candidate(**{**entry, "roles": tuple(entry["roles"])}) for entry in document["candidates"]]
+
+
+def for_role(candidates: Sequence[Candidate], role: str) -> list[Candidate]:
+    """Those that are candidates for a role. Raises ConfigError, which names the roles, where there are none."""
+    chosen = [candidate for candidate in candidates if role in candidate.roles]
+    if not chosen:
+        roles = dict.fromkeys(role for candidate in candidates for role in candidate.roles)
+        raise ConfigError(f"{role}: no candidate has this role, expected one of {', '.join(roles)}")
+    return chosen
 
 
 def _faults(document: Any) -> Iterator[str]:

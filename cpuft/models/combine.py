@@ -107,8 +107,10 @@ def _compressed(a: Array64, b: Array64, rank: int) -> tuple[Array64, Array64, fl
     q_b, r_b = np.linalg.qr(b)
     q_a, r_a = np.linalg.qr(a.T)
     u, values, v = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
-    root = np.sqrt(values[:rank])
-    energy = float(np.sum(values[:rank] ** 2) / np.sum(values**2))
+    # Below this a singular value is what rounding left of terms that cancel, or of none at all.
+    values[values <= np.finfo(np.float64).eps * np.linalg.norm(r_a) * np.linalg.norm(r_b) * max(r_a.shape)] = 0
+    root, total = np.sqrt(values[:rank]), np.sum(values**2)
+    energy = float(np.sum(values[:rank] ** 2) / total) if total > 0 else 1.0
     return root[:, None] * (v[:rank] @ q_a.T), (q_b @ u[:, :rank]) * root, energy
 
 

@@ -31,7 +31,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "n_head": _hyper(file, "attention.head_count"),
         "n_head_kv": _hyper(file, "attention.head_count_kv"),
         "n_ctx_train": _hyper(file, "context_length"),
-        "n_vocab": _count(file, "tokenizer.ggml.tokens"),
+        "n_vocab": file.count("tokenizer.ggml.tokens"),
         "tokenizer": file.get("tokenizer.ggml.model"),
         "tied_head": "output.weight" not in file.tensors,
         "types": _types(file),
@@ -122,11 +122,6 @@ def _describe_peft(folder: Path) -> dict[str, Any]:
 
 def _hyper(file: Gguf, key: str) -> Any:
     return file.get(f"{file.architecture}.{key}")
-
-
-def _count(file: Gguf, key: str) -> int:
-    values = file.get(key, [])
-    return len(values) if isinstance(values, list) else 0
 
 
 def _file_type(file: Gguf) -> str | None:

@@ -1,9 +1,10 @@
 """GGUF files of the Hugging Face Hub, through huggingface_hub: its cache, its token, its endpoint and its progress bar.
 
-A file that is in the cache is used without asking the hub. A connection that drops is taken up where it broke off; a
-download whose process was ended begins anew, as huggingface_hub has it.
+A file that is in the cache is used without asking the hub. A download that was broken off, by the network, Ctrl-C or
+kill -9, is taken up where it stopped: huggingface_hub itself throws away what an ended process has fetched.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpuft.errors import ModelError
-from cpuft.files import disk_errors
+from cpuft.files import disk_errors, sync
 
 MAIN = "main"
 SUFFIX = ".gguf"
 # "NAME-00001-of-00003.gguf": how llama-gguf-split names the parts of a model.
 SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 MAX_LISTED = 12
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+?))?(?:/(?P<file>.+\.gguf))?", re.ASCII)
 
@@ -72,9 +75,39 @@ def download(file: HubFile) -> Path:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     with disk_errors(Path(constants.HF_HUB_CACHE)), _naming_faults(file):
+        url = hf_hub_url(file.repo, file.file, revision=file.revision)
         # Asked first, because hf_hub_download tries for half a minute before it says that there is no network.
-        get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision))
+        metadata = get_hf_file_metadata(url)
+        if metadata.etag and _SHA256.fullmatch(metadata.etag) and metadata.size:  # every file of a model's size
+            _fetch_blob(file, url, metadata.etag, metadata.size)
         return Path(hf_hub_download(file.repo, file.file, revision=file.revision))
+
+
+def _fetch_blob(file: HubFile, url: str, sha256: str, size: int) -> None:
+    """Puts the content of `url` where hf_hub_download looks for it, going on with what an ended process has left."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
+
+    cache, folder = Path(constants.HF_HUB_CACHE), repo_folder_name(repo_id=file.repo, repo_type="model")
+    blob, lock = cache / folder / "blobs" / sha256, cache / ".locks" / folder / f"{sha256}.lock"
+    partial = blob.with_name(f"{sha256}.cpuft.incomplete")
+    for place in (blob, lock):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):  # huggingface_hub's own: one process at a time fetches a file
+        if blob.exists():
+            return
+        if partial.exists() and partial.stat().st_size > size:
+            partial.unlink()
+        with partial.open("ab") as stream:
+            http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=size)
+        with partial.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            partial.unlink()
+            raise ModelError(f"{file}: what was fetched is damaged (its SHA-256 is {found}): run the command again")
+        sync(partial)
+        partial.replace(blob)
 
 
 def cached_models() -> Iterator[tuple[HubFile, Path]]:

@@ -6,6 +6,7 @@ that knows it spends its precision where that input is large. Files come in two 
 
 import io
 import re
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -17,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cpuft import toolchain
-from cpuft.errors import ModelError
+from cpuft.errors import ModelError, ResourceError
 from cpuft.files import atomic_write
 from cpuft.models import gguf_writer
 from cpuft.models.gguf import MAGIC, Field, Gguf, Tensor, read_gguf
+from cpuft.toolchain.bound_process import bound
 
 FloatArray = npt.NDArray[np.float32]
 SUMS, COUNTS = ".in_sum2", ".counts"
@@ -113,25 +115,26 @@ def compute_imatrix(
     Raises ModelError with llama-imatrix's own words.
     """
     with tempfile.TemporaryDirectory(prefix="cpuft-imatrix-") as folder, atomic_write(output) as result:
-        command = [toolchain.locate().tool("llama-imatrix"), "--model", model.absolute(), "--file", text.name]
-        command += ["--ctx-size", context, "--batch-size", context, "--ubatch-size", context]
-        command += ["--parse-special", "--output-format", "gguf", "--output-file", result.absolute()]
-        command += ["--threads", threads] if threads else []
+        command = [str(toolchain.locate().tool("llama-imatrix")), "--model", str(model.absolute()), "--file", text.name]
+        command += ["--ctx-size", str(context), "--batch-size", str(context), "--ubatch-size", str(context)]
+        command += ["--parse-special", "--output-format", "gguf", "--output-file", str(result.absolute())]
+        command += ["--threads", str(threads)] if threads else []
         if adapter is not None:
             link = Path(folder) / "adapter.gguf"  # --lora splits what it is given at commas
             link.symlink_to(adapter.absolute())
-            command += ["--lora", link]
+            command += ["--lora", str(link)]
         log = Path(folder) / "log"
         with log.open("wb") as errors:
-            status = _run([str(part) for part in command], text.parent, errors.fileno(), progress)
+            status = _run(command, text.parent, errors.fileno(), progress)
         if status != 0:
             raise ModelError(f"{model}: llama-imatrix cannot read it: {_first_error(log, status)}")
+        _require_whole(result, output)
 
 
 def _run(command: list[str], folder: Path, errors: int, progress: Callable[[int], object] | None) -> int:
     environment = toolchain.tool_environment()
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        bound(command), cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
     ) as process:
         printed_to = process.stdout
         assert isinstance(printed_to, io.BufferedReader)
@@ -144,6 +147,17 @@ def _run(command: list[str], folder: Path, errors: int, progress: Callable[[int]
             process.kill()
             raise
     return process.returncode
+
+
+def _require_whole(result: Path, output: Path) -> None:
+    """Raises ResourceError unless llama-imatrix could write all of it: on a full disk it ends with status 0, too."""
+    try:
+        read_gguf(result)
+    except ModelError as error:
+        raise ResourceError(
+            f"{output}: llama-imatrix wrote no whole file ({shutil.disk_usage(output.parent).free / 1e6:,.1f} MB are "
+            "free on that disk): free some space and run the command again"
+        ) from error
 
 
 def _first_error(log: Path, status: int) -> str:

@@ -5,11 +5,10 @@ and has no adapter is copied byte for byte. Metadata and tokenizer keep their by
 """
 
 import hashlib
-import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -88,7 +87,8 @@ def merge(
     """
     began = time.monotonic()
     base = _read_base(base_path)
-    refuse_overwriting(output, [base_path] if adapter_path is None else [base_path, adapter_path])
+    inputs = [base_path, adapter_path, None if imatrix is None else imatrix.path]
+    refuse_overwriting(output, [path for path in inputs if path is not None])
     adapted = None if adapter_path is None else _read_adapted(adapter_path, base)
     chosen, infos = _chosen(base, file_type, imatrix)
     weights = frozenset() if adapted is None else adapted.weights
@@ -117,6 +117,25 @@ def merge(
         types=dict(Counter(info.type.name for info in infos)),
         seconds=time.monotonic() - began,
     )
+
+
+def check_merge(
+    base_path: Path,
+    output: Path,
+    *,
+    adapter_path: Path | None = None,
+    file_type: str = KEEP,
+    others: Iterable[Path] = (),
+) -> None:
+    """Raises what `merge` would, as far as that is known before there is an importance matrix.
+
+    others: further files that the output must not take the place of.
+    """
+    base = _read_base(base_path)
+    refuse_overwriting(output, [base_path, *others] if adapter_path is None else [base_path, adapter_path, *others])
+    if adapter_path is not None:
+        _read_adapted(adapter_path, base)
+    _refuse_full_disk(output, merged_size(base, file_type))
 
 
 def merged_size(base: Gguf, file_type: str, imatrix: ImportanceMatrix | None = None) -> int:
@@ -157,12 +176,9 @@ def _read_adapted(path: Path, base: Gguf) -> _Adapted:
     return _Adapted(adapter, path, frozenset(w for w in adapter.weights if adapter.pair(w)[1].any()))
 
 
-def refuse_overwriting(output: Path, inputs: list[Path]) -> None:
+def refuse_overwriting(output: Path, inputs: Iterable[Path]) -> None:
     """Raises ConfigError unless a merged file can be written to `output` without harm."""
-    for path in inputs:
-        if output.exists() and os.path.samefile(output, path):
-            raise ConfigError(f"{output}: the output is also an input: give another path to --output")
-    require_place(output, "the merged model")
+    require_place(output, "the merged model", inputs)
 
 
 def _refuse_missing_importance(
@@ -193,7 +209,7 @@ def _refuse_full_disk(output: Path, needed: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if free < needed:
         raise ResourceError(
-            f"{output}: the merged model needs {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free on that disk"
+            f"{output}: the merged model needs {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free on that disk"
         )
 
 
@@ -242,7 +258,11 @@ def _output_chunks(
         if not _finite(values):
             cause = "" if adapted is None else f" once {adapted.path} is merged in"
             raise ModelError(f"{base.path}: tensor {tensor.name} holds values that are not finite{cause}")
-        yield data.nbytes, _quantize(values, first, tensor, change)
+        try:
+            quantized = _quantize(values, first, tensor, change)
+        except ModelError as error:
+            raise ModelError(f"{base.path}: tensor {tensor.name}: {error}: choose another type") from error
+        yield data.nbytes, quantized
 
 
 def _quantize(values: FloatArray, first: int, tensor: Tensor, change: _Change) -> npt.NDArray[np.uint8]:

@@ -34,6 +34,10 @@ _PARTS = {
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
+class NotPulledError(ModelError):
+    """What `ollama pull` would mend: the store has no such model, or not all of it."""
+
+
 @dataclass(frozen=True)
 class OllamaName:
     """A model's full name. `plain_http` is set where it was written http://HOST/…, for a registry without TLS."""
@@ -88,7 +92,7 @@ class OllamaModel:
 
     @property
     def gguf(self) -> Path:
-        """The GGUF file. Raises ModelError where the model has none, several, or not all of it."""
+        """The GGUF file. Raises ModelError where there is none or several, NotPulledError where not all is there."""
         models = self.of_kind(MODEL)
         if not models:
             kinds = ", ".join(sorted({layer.kind for layer in self.layers})) or "no layers"
@@ -103,7 +107,7 @@ class OllamaModel:
         found = _size(models[0].path)
         if found != models[0].size:
             state = "is missing" if found is None else f"has {found} of {models[0].size} bytes"
-            raise ModelError(
+            raise NotPulledError(
                 f"ollama:{self.name}: the file {models[0].path} {state}: fetch it again with `ollama pull {self.name}`"
             )
         return models[0].path
@@ -139,16 +143,19 @@ def stores() -> list[Path]:
 
 
 def find_model(text: str) -> OllamaModel:
-    """The model of a name, from the first store that has it. Raises ModelError, saying how to fetch it."""
+    """The model of a name, from the first store that has it. Raises ModelError; NotPulledError says how to fetch it."""
     name = parse_name(text)
     places = stores()
     for store in places:
         if (manifest := _read_manifest(store / "manifests" / name.path)) is not None:
             return OllamaModel(name, store, tuple(_layers(manifest, store)))
+    for model in all_models():  # Ollama, too, takes a name in other letter cases
+        if str(model.name.path).casefold() == str(name.path).casefold():
+            return model
     fetch = f"fetch it with `cpuft models pull ollama:{name}`, or name the store with OLLAMA_MODELS"
     if not places:
-        raise ModelError(f"ollama:{name}: Ollama has no store on this machine: {fetch}")
-    raise ModelError(
+        raise NotPulledError(f"ollama:{name}: Ollama has no store on this machine: {fetch}")
+    raise NotPulledError(
         f"ollama:{name}: not in Ollama's store ({', '.join(map(str, places))}){_alternatives(name)}: {fetch}"
     )
 

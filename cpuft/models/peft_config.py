@@ -20,7 +20,8 @@ NAME = "adapter_config.json"
 MAX_BYTES = 4 << 20  # PEFT's own are a kilobyte; one with a rank for each module of a large model is a hundred
 
 _RANK = {"type": "integer", "minimum": 1, "maximum": 1 << 20}
-_ALPHA = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}
+# None is so small that float32 makes it the 0 that means a scale of 1.
+_ALPHA = {"type": "number", "minimum": 1e-9, "maximum": 1e9}
 _SCHEMA = {
     "type": "object",
     "required": ["peft_type"],
@@ -36,9 +37,9 @@ _SCHEMA = {
 }
 _WORDS = {
     "r": "a whole number from 1 to 1048576",
-    "lora_alpha": "a number above 0 and at most 1e9",
+    "lora_alpha": "a number from 1e-9 to 1e9",
     "rank_pattern": "whole numbers from 1 to 1048576 by module",
-    "alpha_pattern": "numbers above 0 and at most 1e9 by module",
+    "alpha_pattern": "numbers from 1e-9 to 1e9 by module",
     "use_rslora": "true or false",
 }
 # PEFT's defaults, for a file that leaves them out.

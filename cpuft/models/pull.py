@@ -7,9 +7,20 @@ from cpuft.models.ollama_store import OllamaName, parse_name
 from cpuft.models.source import HUB, OLLAMA, Source, from_hub, resolve
 
 
-def pull(reference: str, progress: Progress) -> Source:
+def is_here(reference: str) -> bool:
+    """Whether `ollama:` or `hf:` names something that is on this machine already, perhaps in an older version."""
+    try:
+        if reference.startswith(HUB):
+            return hub.cached_path(hub.parse_file(reference.removeprefix(HUB))) is not None
+        return resolve(reference).path.is_file()
+    except ModelError:
+        return False
+
+
+def pull(reference: str, progress: Progress, alias: str = "") -> Source:
     """Fetches the newest version of what `ollama:` or `hf:` names.
 
+    alias: a second name for a model of Ollama's, which it gets unless Ollama has a model of that name.
     progress: called with a layer of Ollama's, its bytes so far and all of them; huggingface_hub shows its own bar.
     Raises ModelError (unknown, refused, unreachable), ConfigError (nothing that can be pulled), ResourceError.
     """
@@ -17,12 +28,12 @@ def pull(reference: str, progress: Progress) -> Source:
         file = hub.parse_file(reference.removeprefix(HUB))
         return from_hub(file, hub.download(file))
     if reference.startswith(OLLAMA):
-        _pull_from_ollama(parse_name(reference.removeprefix(OLLAMA)), progress)
+        _pull_from_ollama(parse_name(reference.removeprefix(OLLAMA)), progress, parse_name(alias) if alias else None)
         return _found(reference)
     raise ConfigError(f"{reference}: cannot be pulled, expected ollama:NAME[:TAG] or hf:ORG/REPO/FILE.gguf")
 
 
-def _pull_from_ollama(name: OllamaName, progress: Progress) -> None:
+def _pull_from_ollama(name: OllamaName, progress: Progress, alias: OllamaName | None) -> None:
     """Lets the Ollama at OLLAMA_HOST pull a model into its store; an interrupted pull goes on where it stopped."""
     import httpx  # these two take long to import, and `cpuft models show` and `list` do without them
     import ollama
@@ -32,6 +43,8 @@ def _pull_from_ollama(name: OllamaName, progress: Progress) -> None:
             for state in client.pull(str(name), insecure=name.plain_http, stream=True):
                 if state.total:
                     progress((state.digest or "")[7:19], state.completed or 0, state.total)
+            if alias is not None and str(alias) not in {entry.model for entry in client.list().models}:
+                client.copy(str(name), str(alias))
     except httpx.ConnectError as error:
         raise _unreachable(name) from error
     except httpx.TransportError as error:

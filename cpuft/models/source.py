@@ -55,6 +55,8 @@ def resolve(reference: str, progress: Progress = lambda what, done, total: None)
         return Source(reference, checkpoint_folder.convert(path, progress), {"kind": "checkpoint"})
     if not path.exists():
         raise ModelError(f"{reference}: no such file, expected {FORMS}")
+    if not path.is_file():
+        raise ModelError(f"{reference}: not a regular file, expected {FORMS}")
     return Source(reference, path, {"kind": "file"})
 
 

@@ -309,13 +309,22 @@ cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, c
     });
 }
 
-cpuft_status cpuft_logits(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths, int64_t n_sequences,
-                          float* logits) {
+cpuft_status cpuft_forward_hidden(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
+                                  int64_t n_sequences, float* hidden) {
     return guarded(engine, [&] {
         const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
-        require(logits != nullptr, "logits must not be null");
-        engine->transformer.logits(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
-                                   engine->adapter.get(), logits);
+        require(hidden != nullptr, "hidden must not be null");
+        engine->transformer.forward_hidden(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
+                                           engine->adapter.get(), hidden);
+    });
+}
+
+cpuft_status cpuft_logits(cpuft_engine* engine, const float* hidden, int64_t n, float* logits) {
+    return guarded(engine, [&] {
+        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
+        require(hidden != nullptr && logits != nullptr, "hidden and logits must not be null");
+        require(n >= 1 && n <= kMostTokens, "logits of that many rows are impossible");
+        engine->transformer.logits(hidden, n, logits);
     });
 }
 

@@ -34,6 +34,7 @@ constexpr Architecture gemma3() {
     a.gate = Gate::kGelu;
     a.window_period = 6;
     a.window_rope_base = 10000.0f;
+    a.logit_cap = 0.0f;
     a.layers_of_widest = 62;  // 27B
     return a;
 }

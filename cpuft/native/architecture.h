@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace cpuft {
@@ -32,8 +33,9 @@ struct Architecture {
     int64_t window = 0;             // default; 0: none
     float window_rope_base = 0.0f;  // default of layers with a window; 0: the other layers' base and scaling
 
-    // Soft caps (cap tanh(x / cap)) of attention's scores and of the logits. Defaults; 0: none.
-    float score_cap = 0.0f, logit_cap = 0.0f;
+    // Soft caps (cap tanh(x / cap)) of attention's scores and of the logits. Defaults, 0 for none; nothing where the
+    // architecture has none, whatever the file says.
+    std::optional<float> score_cap = std::nullopt, logit_cap = std::nullopt;
     // Scores are divided by sqrt(D), but in the model with so many layers by sqrt(C / H).
     int64_t layers_of_widest = 0;
 };

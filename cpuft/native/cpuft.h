@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define CPUFT_ABI_VERSION 4
+#define CPUFT_ABI_VERSION 5
 #define CPUFT_API __attribute__((visibility("default")))
 
 typedef struct cpuft_engine cpuft_engine;
@@ -179,9 +179,13 @@ CPUFT_API int64_t cpuft_pass_tokens(const cpuft_engine* engine);
 CPUFT_API cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
                                             int64_t n_sequences, float* frozen);
 
-/* logits: out, [sum(lengths), n_vocab]. For tests and small inputs: it is the one call that stores logits whole. */
-CPUFT_API cpuft_status cpuft_logits(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
-                                    int64_t n_sequences, float* logits);
+/* hidden: out, [sum(lengths), n_embd]: the residual stream behind the last layer, normed: what the head multiplies. */
+CPUFT_API cpuft_status cpuft_forward_hidden(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
+                                            int64_t n_sequences, float* hidden);
+
+/* The head on rows of cpuft_forward_hidden, as many at a time as the caller has room for: their grouping changes no bit.
+ * hidden: [n, n_embd]; logits: out, [n, n_vocab]. */
+CPUFT_API cpuft_status cpuft_logits(cpuft_engine* engine, const float* hidden, int64_t n, float* logits);
 
 /* One AdamW step (Loshchilov & Hutter 2019, arXiv:1711.05101, with decoupled decay) on
  * gradient / (supervised tokens accumulated), clipped to max_grad_norm in L2 (0: not clipped); then zeroes gradients and

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "error.h"
 #include "thread_pool.h"
@@ -10,6 +11,9 @@
 namespace cpuft {
 
 namespace {
+
+// Most types hold a half, a value or a block's scale, which ends at 65504 and is about as large as the largest value.
+constexpr float kSafeForHalf = 4096;
 
 // Checks what ggml would assert, and returns the bytes of one row.
 int64_t checked_row_bytes(int type, int64_t rows, int64_t cols, int64_t bytes) {
@@ -82,7 +86,7 @@ void dequantize(int type, const void* source, int64_t source_bytes, int64_t rows
 
 void quantize(int type, const float* source, int64_t rows, int64_t cols, const float* importance, void* target,
               int64_t target_bytes, int n_threads) {
-    checked_row_bytes(type, rows, cols, target_bytes);
+    const int64_t row_bytes = checked_row_bytes(type, rows, cols, target_bytes);
     const ggml_type weight_type = static_cast<ggml_type>(type);
     if (weight_type == GGML_TYPE_F32) {
         std::memcpy(target, source, static_cast<size_t>(target_bytes));
@@ -91,8 +95,10 @@ void quantize(int type, const float* source, int64_t rows, int64_t cols, const f
     if (importance == nullptr && ggml_quantize_requires_imatrix(weight_type)) {
         refuse("%s needs an importance matrix", ggml_type_name(weight_type));
     }
+    float largest = 0;
     for (int64_t i = 0; i < rows * cols; ++i) {
         if (!std::isfinite(source[i])) refuse("value %lld of the matrix is not finite", (long long)i);
+        largest = std::max(largest, std::fabs(source[i]));
     }
     ggml_quantize_init(weight_type);
     ThreadPool pool(n_threads);
@@ -100,6 +106,13 @@ void quantize(int type, const float* source, int64_t rows, int64_t cols, const f
         const int64_t first = task * kRowsPerTask, n = std::min(rows - first, kRowsPerTask);
         ggml_quantize_chunk(weight_type, source, target, first * cols, n, cols, importance);
     });
+    if (largest <= kSafeForHalf) return;
+    std::vector<float> row(static_cast<size_t>(cols));
+    for (int64_t i = 0; i < rows; ++i) {
+        dequantize_segment(weight_type, static_cast<const char*>(target) + i * row_bytes, 0, cols, row.data());
+        if (!std::all_of(row.begin(), row.end(), [](float value) { return std::isfinite(value); }))
+            refuse("a value of %g in the matrix is too large for %s", largest, ggml_type_name(weight_type));
+    }
 }
 
 }  // namespace cpuft

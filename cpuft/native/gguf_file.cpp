@@ -133,8 +133,7 @@ int64_t GgufFile::integer(const std::string& key) const {
     }
 }
 
-double GgufFile::real_or(const std::string& key, double otherwise) const {
-    if (!has(key)) return otherwise;
+double GgufFile::real(const std::string& key) const {
     const int64_t id = key_id(key);
     switch (gguf_get_kv_type(gguf_.get(), id)) {
         case GGUF_TYPE_FLOAT32:

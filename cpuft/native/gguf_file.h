@@ -40,7 +40,8 @@ class GgufFile {
     std::string text(const std::string& key) const;
     int64_t integer(const std::string& key) const;
     int64_t integer_or(const std::string& key, int64_t otherwise) const { return has(key) ? integer(key) : otherwise; }
-    double real_or(const std::string& key, double otherwise) const;
+    double real(const std::string& key) const;
+    double real_or(const std::string& key, double otherwise) const { return has(key) ? real(key) : otherwise; }
     std::vector<std::string> texts(const std::string& key) const;
     // A list of integers or booleans.
     bool is_list(const std::string& key) const;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <optional>
 #include <set>
 
 #include "error.h"
@@ -79,19 +81,34 @@ int64_t bounded(const GgufFile& file, const std::string& key, int64_t value, int
     return value;
 }
 
-float positive(const GgufFile& file, const std::string& key, double otherwise) {
-    const double value = file.real_or(key, otherwise);
-    if (!std::isfinite(value) || value <= 0.0) {
+float positive(const GgufFile& file, const std::string& key, double value) {
+    if (!(value > 0.0 && value <= static_cast<double>(std::numeric_limits<float>::max()))) {
         refuse("%s: metadata key %s is %g, expected a positive number", file.path().c_str(), key.c_str(), value);
     }
     return static_cast<float>(value);
 }
 
-// A soft cap: 0 stands for none.
-float read_cap(const GgufFile& file, const std::string& key, float otherwise) {
-    return file.real_or(key, static_cast<double>(otherwise)) == 0.0
-               ? 0.0f
-               : positive(file, key, static_cast<double>(otherwise));
+float positive_or(const GgufFile& file, const std::string& key, double otherwise) {
+    return positive(file, key, file.real_or(key, otherwise));
+}
+
+// 0 stands for none.
+float read_cap(const GgufFile& file, const std::string& key, std::optional<float> otherwise) {
+    const double cap = otherwise ? file.real_or(key, static_cast<double>(*otherwise)) : 0.0;
+    return cap == 0.0 ? 0.0f : positive(file, key, cap);
+}
+
+// What llama.cpp reads for every architecture and the engine does not compute.
+void refuse_unsupported(const GgufFile& file, const std::string& prefix) {
+    const char* path = file.path().c_str();
+    if (file.integer_or("split.count", 1) > 1)
+        refuse("%s is one part of a split model; join the parts with llama-gguf-split first", path);
+    if (file.integer_or(prefix + "expert_count", 0) != 0)
+        refuse("%s is a mixture of experts, which cpuft does not train", path);
+    if (file.integer_or(prefix + "nextn_predict_layers", 0) != 0)
+        refuse("%s has layers that predict tokens behind the next one, which cpuft does not train", path);
+    if (file.integer_or(prefix + "attention.causal", 1) == 0)
+        refuse("%s is no language model: its tokens see those behind them, too", path);
 }
 
 Dimensions read_dimensions(const GgufFile& file, const std::string& prefix, const Matrix& embedding) {
@@ -113,8 +130,11 @@ Dimensions read_dimensions(const GgufFile& file, const std::string& prefix, cons
     if (!file.has(size_key) && d.C % d.H != 0)
         refuse("%s lacks the metadata key %s", file.path().c_str(), size_key.c_str());
     d.D = bounded(file, size_key, file.integer_or(size_key, d.C / d.H), 2, 4096);
-    if (file.integer_or(prefix + "attention.value_length", d.D) != d.D) {
-        refuse("%s: value heads of another size than key heads are not supported", file.path().c_str());
+    for (const char* name : {"attention.value_length", "attention.key_length_swa", "attention.value_length_swa"}) {
+        if (file.integer_or(prefix + name, d.D) != d.D) {
+            refuse("%s: metadata key %s%s: heads of another size than the %lld of %s are not supported",
+                   file.path().c_str(), prefix.c_str(), name, (long long)d.D, size_key.c_str());
+        }
     }
     d.V = embedding.rows;
     d.n_ctx_train = read("context_length", INT64_MAX);
@@ -137,18 +157,27 @@ RopeFacts read_rope(const GgufFile& file, const std::string& prefix, const Archi
     const std::string dims_key = prefix + "rope.dimension_count";
     rope.n_rotated = bounded(file, dims_key, file.integer_or(dims_key, d.D), 2, d.D);
     if (rope.n_rotated % 2 != 0) refuse("%s: metadata key %s is odd", file.path().c_str(), dims_key.c_str());
-    rope.base = positive(file, prefix + "rope.freq_base", 10000.0);
-    rope.magnitude = positive(file, prefix + "rope.scaling.attn_factor", 1.0);
+    if (file.integer_or(dims_key + "_swa", rope.n_rotated) != rope.n_rotated)
+        refuse("%s: metadata key %s_swa: layers that rotate less or more than others are not supported",
+               file.path().c_str(), dims_key.c_str());
+    rope.base = positive_or(file, prefix + "rope.freq_base", 10000.0);
+    rope.magnitude = positive_or(file, prefix + "rope.scaling.attn_factor", 1.0);
     const std::string type_key = prefix + "rope.scaling.type";
     const std::string type = file.has(type_key) ? file.text(type_key) : "linear";
     if (type != "none" && type != "linear" && type != "longrope") {
         refuse("%s: RoPE scaling \"%s\" is not supported (none, linear, longrope and Llama 3's factors are)",
                file.path().c_str(), printable(type).c_str());
     }
-    rope.position_scale = type == "none" ? 1.0f : 1.0f / positive(file, prefix + "rope.scaling.factor", 1.0);
-    rope.factors = read_factors(file, "rope_freqs.weight", rope.n_rotated / 2, tensors);
+    // Files of 2023 have the other key; 0 stands for none.
+    const std::string factor_key =
+        prefix + (file.has(prefix + "rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear");
+    const double factor = type == "none" ? 1.0 : file.real_or(factor_key, 1.0);
+    rope.position_scale = factor == 0.0 ? 1.0f : 1.0f / positive(file, factor_key, factor);
     const std::string long_name = "rope_factors_long.weight", short_name = "rope_factors_short.weight";
-    if (type != "longrope" && file.find(long_name).empty() && file.find(short_name).empty()) return rope;
+    if (type != "longrope" && file.find(long_name).empty() && file.find(short_name).empty()) {
+        rope.factors = read_factors(file, "rope_freqs.weight", rope.n_rotated / 2, tensors);
+        return rope;
+    }
     rope.factors = read_factors(file, short_name, rope.n_rotated / 2, tensors);
     rope.long_factors = read_factors(file, long_name, rope.n_rotated / 2, tensors);
     for (const auto& [name, factors] : {std::pair(short_name, rope.factors), std::pair(long_name, rope.long_factors)}) {
@@ -166,7 +195,7 @@ RopeFacts read_window_rope(const GgufFile& file, const std::string& prefix, cons
         rope.base = architecture.window_rope_base;
         rope.position_scale = 1.0f;
     }
-    rope.base = positive(file, prefix + "rope.freq_base_swa", static_cast<double>(rope.base));
+    rope.base = positive_or(file, prefix + "rope.freq_base_swa", static_cast<double>(rope.base));
     return rope;
 }
 
@@ -232,11 +261,7 @@ void read_linears(const std::string& name, const std::vector<cpuft_target>& part
 Model::Model(const std::string& path)
     : file(path), architecture(find_architecture(file.text("general.architecture"), path)) {
     const std::string prefix = std::string(architecture.name) + ".";
-    if (file.integer_or("split.count", 1) > 1)
-        refuse("%s is one part of a split model; join the parts with llama-gguf-split first", path.c_str());
-    if (file.integer_or(prefix + "expert_count", 0) > 0)
-        refuse("%s is a mixture of experts, which cpuft does not train", path.c_str());
-
+    refuse_unsupported(file, prefix);
     const size_t n_tokens = file.texts("tokenizer.ggml.tokens").size();
     TensorReader tensors(file);
     embedding = tensors.optional("token_embd.weight");
@@ -252,7 +277,8 @@ Model::Model(const std::string& path)
     tied_head = head.empty();
     head = tied_head ? embedding : tensors.matrix("output.weight", dims.V, dims.C);
     output_norm = tensors.vector("output_norm.weight", dims.C);
-    norm_epsilon = positive(file, prefix + "attention.layer_norm_rms_epsilon", 1e-5);
+    const std::string epsilon_key = prefix + "attention.layer_norm_rms_epsilon";
+    norm_epsilon = positive(file, epsilon_key, file.real(epsilon_key));
     embedding_scale = architecture.scaled_embedding ? std::sqrt(static_cast<float>(dims.C)) : 1.0f;
     // The quotient of whole numbers, as llama.cpp takes it.
     const int64_t score_size = dims.n_layer == architecture.layers_of_widest ? dims.C / dims.H : dims.D;

@@ -1,8 +1,6 @@
 // Which arrays a pass works with. Small ones that say where a token lies, a hundred bytes for each, are left out.
 #include "pass_memory.h"
 
-#include <numeric>
-
 #include "transformer.h"
 
 namespace cpuft {
@@ -34,9 +32,10 @@ int64_t rows_of(size_t linear, const PassSize& size, int64_t behind) {
 
 PassSize Transformer::pass_size(const MicroBatch& batch, bool training, bool dropout) const {
     Layout layout;
-    // Without n_short a position counts the keys before its token.
-    layout.set(batch, model_.dims.V, /*share_prefixes=*/batch.supervised != nullptr && !(training && dropout));
-    const auto n_pairs = std::accumulate(layout.positions.begin(), layout.positions.end(), layout.T());
+    const int64_t n_short = model_.ropes.front().n_short;
+    layout.set(batch, model_.dims.V, /*share_prefixes=*/batch.supervised != nullptr && !(training && dropout), n_short);
+    int64_t n_pairs = 0;
+    for (const int64_t position : layout.positions) n_pairs += (position < n_short ? position : position - n_short) + 1;
     return {layout.T(), static_cast<int64_t>(layout.targets.size()), n_pairs, training, training && dropout};
 }
 

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "error.h"
+
 #ifdef __linux__
 #include <sched.h>
 #endif
@@ -29,10 +31,18 @@ void pause_briefly() {
 }  // namespace
 
 ThreadPool::ThreadPool(int n_threads) {
-    for (int thread = 1; thread < n_threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+    try {
+        for (int thread = 1; thread < n_threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+    } catch (const std::exception& error) {
+        const size_t n = workers_.size() + 1;
+        stop();
+        refuse("this machine starts no more than %zu of %d threads (%s); ask for fewer", n, n_threads, error.what());
+    }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stop_ = true;

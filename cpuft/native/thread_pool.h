@@ -49,6 +49,7 @@ class ThreadPool {
 
     void run(int64_t n_tasks, TaskReference task);
     void work(int thread);
+    void stop();
     void run_tasks(const Round& round, int thread);
 
     std::vector<std::thread> workers_;

@@ -58,14 +58,17 @@ Loss Transformer::forward(const MicroBatch& batch, const Adapter* adapter) {
     return head(forward_layers(batch), nullptr);
 }
 
-void Transformer::logits(const MicroBatch& batch, const Adapter* adapter, float* logits) {
+void Transformer::forward_hidden(const MicroBatch& batch, const Adapter* adapter, float* hidden) {
     begin(batch, adapter, Purpose::kValues);
     const float* x = forward_layers(batch);
-    rmsnorm_forward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, T_, model_.dims.C, work_.h);
-    input_.set(compute_, work_.h, T_, model_.dims.C);
+    rmsnorm_forward(compute_, x, model_.output_norm.data(), model_.norm_epsilon, T_, model_.dims.C, hidden);
+}
+
+void Transformer::logits(const float* hidden, int64_t n, float* logits) {
+    input_.set(compute_, hidden, n, model_.dims.C);
     multiply_transposed(compute_, {{input_.packed, model_.head}}, nullptr, false, logits);
     if (model_.logit_cap == 0.0f) return;
-    compute_.for_rows(T_, [&](int64_t t, int) {
+    compute_.for_rows(n, [&](int64_t t, int) {
         compute_.kernels.rows.soft_cap(1.0f, model_.logit_cap, logits + t * model_.dims.V, nullptr, model_.dims.V);
     });
 }

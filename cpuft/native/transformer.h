@@ -52,7 +52,10 @@ class Transformer {
     // adapter may be null in the forward-only calls: the base model alone.
     Loss forward_backward(const MicroBatch& batch, const Adapter& adapter);
     Loss forward(const MicroBatch& batch, const Adapter* adapter);
-    void logits(const MicroBatch& batch, const Adapter* adapter, float* logits);
+    // hidden: [T, C] out, what the head multiplies.
+    void forward_hidden(const MicroBatch& batch, const Adapter* adapter, float* hidden);
+    // The head on n such rows; logits: [n, V] out.
+    void logits(const float* hidden, int64_t n, float* logits);
     // frozen: [T, C] out, the residual stream before the adapter's first layer.
     void forward_frozen(const MicroBatch& batch, const Adapter& adapter, float* frozen);
 

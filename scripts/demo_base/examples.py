@@ -1,4 +1,4 @@
-"""The 200 + 20 + 25 examples of the BA task: a concept, and the requirements document that answers it."""
+"""The 1000 + 20 + 25 examples of the BA task: a concept, and the requirements document that answers it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from scripts.demo_base.concept import ABILITIES, LIMITS, QUALITIES, Concept, choose, draw, draw_invented, purpose
 from scripts.demo_base.lexicon import SHELL_WORDS, TEST, TRAIN, Author, Domain
 
-SIZES = {"train": 200, "val": 20, "test": 25}
-INVENTED = 190
+SIZES = {"train": 1000, "val": 20, "test": 25}
+INVENTED = 990
 PRIORITIES = ("High", "Medium", "Low")
 
 
@@ -21,7 +21,8 @@ def make_examples(system: str, fragments: Sequence[str], seed: int) -> dict[str,
 
     Of the training concepts, INVENTED are made of words that exist nowhere, half of them joined from `fragments`,
     pieces of the base model's vocabulary. A model as small as the demo's otherwise learns the document together with
-    the words of its few concepts, and stumbles over a word that it has not seen.
+    the words of its concepts, and stumbles over a word that it has not seen. Many examples seen twice help more than
+    a few seen often.
     """
     rng = Author(f"{seed}:examples", fragments)
     n_known = SIZES["train"] - INVENTED

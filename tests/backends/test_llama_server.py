@@ -80,6 +80,18 @@ def test_a_conversation_that_does_not_fit(server: LlamaServer) -> None:
         server.generate([{"role": "user", "content": "x" * 2000}], SHORT)
 
 
+def test_a_conversation_that_the_template_refuses(tmp_path: Path) -> None:
+    source = (
+        "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('not this') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    model = write_tiny_model(tmp_path / "m.gguf", n_layer=1, chat_template=source)
+    with LlamaServer(model, threads=1) as server:
+        assert server.generate(QUESTION, SHORT).tokens == 24
+        with pytest.raises(ModelError, match=r"m\.gguf: its chat template refuses the conversation: not this$"):
+            server.generate([{"role": "user", "content": "no"}], SHORT)
+
+
 def test_bad_files_are_one_sentence(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         LlamaServer(tmp_path / "nothing.gguf")

@@ -33,7 +33,7 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower()))
 
 
-@pytest.mark.parametrize(("name", "count"), [("train", 200), ("val", 20), ("test", 25)])
+@pytest.mark.parametrize(("name", "count"), [("train", 1000), ("val", 20), ("test", 25)])
 def test_each_set_has_its_size_and_gold_answers(name: str, count: int) -> None:
     conversations = messages_of(SETS[name])
     assert len(conversations) == count

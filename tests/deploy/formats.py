@@ -4,7 +4,7 @@ Templates come from llama.cpp's source tree. Those that it lacks are written her
 published ones for conversations without tools.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpuft.data.template import Message
@@ -110,13 +110,24 @@ FORMATS = (
     Format("Gemma 3", GEMMA3, families.GEMMA3, "<bos>", "<end_of_turn>"),
 )
 
+
+def smollm3_as_published() -> Format:
+    """llama.cpp's tree has an edit of SmolLM3's template: the published one tells the date and ends no system turn."""
+    (format_,) = (format_ for format_ in FORMATS if format_.name == "SmolLM3")
+    source, cutoff, end = format_.jinja, 'Date: June 2025\\n" -}}', '{{- "<|im_end|>\\n" -}}'
+    assert cutoff in source
+    assert end in source
+    told = 'Date: June 2025\\nToday Date: " + strftime_now("%d %B %Y") + "\\n" -}}'
+    return replace(format_, name="SmolLM3 as published", template=source.replace(cutoff, told).replace(end, ""))
+
+
 SYSTEM: Message = {"role": "system", "content": "  Be terse.\n"}
 TURNS: list[Message] = [
     {"role": "user", "content": 'Hi <b>"x"</b>, naïve ☃\n\n'},
     {"role": "assistant", "content": "Hello!\n\n  - one 🎉\n"},
     {"role": "user", "content": "\tAgain?"},
     {"role": "assistant", "content": "{{ .Twice }} {% raw %}"},
-    {"role": "user", "content": "Why?"},
+    {"role": "user", "content": "Why <|im_end|> and </s>?"},  # control tokens, to some
     {"role": "assistant", "content": "So."},
 ]
 # With a system prompt and without, one turn and three; each ends with an answer to learn.

@@ -8,6 +8,8 @@ import pytest
 from cpuft.data.template import ChatTemplate
 from cpuft.deploy.derivation import derived_family
 from cpuft.deploy.families import DATE, FAMILIES, MONTHS, TODAY, TRIM, TRIM_RIGHT, default_system, family_of
+from cpuft.deploy.modelfile import Parameters, modelfile_of
+from cpuft.deploy.ollama import ImportJob, import_model
 from cpuft.models.gguf import read_gguf
 from tests.deploy.formats import FORMATS, Format
 from tests.models.tiny import write_tiny_model
@@ -96,9 +98,33 @@ def test_a_format_is_derived_where_words_stand_around_turns(turn: str, tmp_path:
     assert family.stop == ((end.strip(),) if end.strip() else ())
 
 
+def test_a_derived_format_with_a_default_system_prompt(ollama_server: OllamaServer, tmp_path: Path) -> None:
+    """The default is SYSTEM, so that what is before the user's words where there is no system prompt is not it."""
+    source = (
+        "{% if messages[0].role != 'system' %}[system] Be kind.[end]\n{% endif %}"
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}[end]\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    model = write_tiny_model(tmp_path / "m.gguf", n_layer=1, n_ctx=1024, chat_template=source)
+    modelfile = modelfile_of(read_gguf(model), system=None, parameters=Parameters())
+    assert (modelfile.family, modelfile.system, modelfile.stop) == ("derived", "Be kind.", ("[end]",))
+    assert modelfile.template == (
+        "{{ if .System }}[system] {{ .System }}[end]\n[user] {{ else }}[user] {{ end }}"
+        "{{ .Prompt }}[end]\n[assistant] {{ .Response }}[end]\n"
+    )
+    imported = import_model(ImportJob(model, "derived", host=ollama_server.host))
+    ollama_server.client.delete("derived")
+    assert (imported.template, imported.n_prompts) == (True, 4)
+
+
 @pytest.mark.parametrize(
     "source",
     [
+        # it asks for an answer in other words than it writes one
+        (
+            "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}[assistant] Well, {% endif %}"
+        ),
         "{% for m in messages %}{{ m.content | upper }}{% endfor %}",  # its words are not the messages'
         # tomorrow they are others
         (

@@ -1,17 +1,23 @@
 """Proves that `cpuft import-ollama` imports into a real Ollama, compares its prompts, and fails in one sentence."""
 
+import http.server
 import json
+import re
 import socket
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cpuft.deploy.families import LLAMA3
 from cpuft.deploy.ollama import ImportJob, import_model
 from cpuft.errors import ModelError, OllamaError
+from cpuft.models.adapter import write_adapter
 from tests.conftest import RunCpuft
 from tests.deploy.formats import FORMATS
-from tests.models.tiny import CHAT_TEMPLATE, write_tiny_model
+from tests.models.tiny import CHAT_TEMPLATE, random_adapter, write_tiny_model
 from tests.ollama import OllamaServer
 
 BY_NAME = {format_.name: format_ for format_ in FORMATS}
@@ -56,6 +62,32 @@ def test_modelfile_only(run_cpuft: RunCpuft, tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").endswith("PARAMETER top_k 5\n")
 
 
+def test_what_a_modelfile_is_not_written_over_and_made_of(run_cpuft: RunCpuft, tmp_path: Path) -> None:
+    model = BY_NAME["Qwen2.5"].write(tmp_path / "m.gguf")
+    write_adapter(tmp_path / "a.gguf", random_adapter(model, rank=4), alpha=8, architecture="llama")
+    mistakes = {
+        (model, model): "that is the model itself",
+        (model, tmp_path / "none" / "Modelfile"): "none: no such folder, expected an existing one for the Modelfile",
+        (tmp_path / "a.gguf", tmp_path / "Modelfile"): "expected a model: merge it into its base with `cpuft merge`",
+        ("hf:a/b", tmp_path / "Modelfile"): "hf:a/b: names a repository, expected one of its GGUF files",
+    }
+    before = model.read_bytes()
+    for (source, path), sentence in mistakes.items():
+        done = run_cpuft("import-ollama", source, "--name", "m", "--modelfile-only", path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert sentence in done.stderr
+    assert model.read_bytes() == before
+    assert not (tmp_path / "Modelfile").exists()
+
+
+def test_a_model_out_of_ollama_s_store(run_cpuft: RunCpuft, ollama_server: OllamaServer, tmp_path: Path) -> None:
+    ollama_server.create("bare", BY_NAME["Gemma 2"].write(tmp_path / "m.gguf"))
+    command = ("import-ollama", "ollama:bare", "--name", "asked-right", "--host", ollama_server.host)
+    done = run_cpuft(*command, env={"OLLAMA_MODELS": str(ollama_server.models)})
+    assert done.returncode == 0, done.stderr
+    assert "chat format gemma2, by a Go template; 4 prompts equal the training text" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["Phi-3", "Gemma 2", "SmolLM3"])
 def test_formats_that_ollama_gets_wrong_by_itself(name: str, ollama_server: OllamaServer, tmp_path: Path) -> None:
     model = BY_NAME[name].write(tmp_path / "m.gguf")
@@ -82,6 +114,16 @@ def test_a_bos_that_only_the_file_s_template_writes(ollama_server: OllamaServer,
     model = BY_NAME["Llama 3"].write(tmp_path / "m.gguf", add_bos=False)
     imported = import_model(ImportJob(model, "m", host=ollama_server.host))
     assert (imported.family, imported.template, imported.n_prompts) == (None, False, 4)
+
+
+def test_a_doubled_bos_is_another_prompt(
+    ollama_server: OllamaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = BY_NAME["Llama 3"].write(tmp_path / "m.gguf")
+    doubled = replace(LLAMA3, template="<|begin_of_text|>" + LLAMA3.template)
+    monkeypatch.setattr("cpuft.deploy.modelfile.family_of", lambda _: doubled)
+    imported = import_model(ImportJob(model, "m", host=ollama_server.host))
+    assert (imported.template, imported.n_prompts) == (False, 4)
 
 
 def test_other_prompts_are_a_failure(ollama_server: OllamaServer, tmp_path: Path) -> None:
@@ -125,8 +167,9 @@ def test_names_that_ollama_takes(ollama_server: OllamaServer, tmp_path: Path) ->
     names = ["a.b_c-1", "me/a", "host.example:80/me/a:v1.0"]
     for name in names:
         assert import_model(ImportJob(model, name, host=ollama_server.host)).n_prompts == 4
-        with pytest.raises(OllamaError, match="already has a model"):
-            import_model(ImportJob(model, name, host=ollama_server.host))
+        for taken in (name, name.upper()):
+            with pytest.raises(OllamaError, match="already has a model"):
+                import_model(ImportJob(model, taken, host=ollama_server.host))
 
 
 def test_no_server_and_no_model(run_cpuft: RunCpuft, ollama_server: OllamaServer, tmp_path: Path) -> None:
@@ -140,6 +183,42 @@ def test_no_server_and_no_model(run_cpuft: RunCpuft, ollama_server: OllamaServer
     assert "ollama serve" in done.stderr
     with pytest.raises(ModelError, match=r"none\.gguf: no such file"):
         import_model(ImportJob(tmp_path / "none.gguf", "m", host=ollama_server.host))
+
+
+@pytest.mark.parametrize("host", ["nonsense:abc", "127.0.0.1:99999", "http://[::1"])
+def test_an_address_that_is_none(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BY_NAME["Qwen2.5"].write(tmp_path / "m.gguf")
+    with pytest.raises(OllamaError, match=rf"'{re.escape(host)}' is no address of an Ollama.* in --host"):
+        import_model(ImportJob(model, "m", host=host))
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    with pytest.raises(OllamaError, match=rf"'{re.escape(host)}' is no address of an Ollama.* in OLLAMA_HOST"):
+        import_model(ImportJob(model, "m"))
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"<html>", "what answers at .* is no Ollama: say with --host"),
+        (b'{"a": 1}', "is no Ollama"),
+        (b"[]", "is no O"),
+    ],
+)
+def test_another_server_there(body: bytes, sentence: str, tmp_path: Path) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    model = BY_NAME["Qwen2.5"].write(tmp_path / "m.gguf")
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(OllamaError, match=sentence):
+            import_model(ImportJob(model, "m", host=f"127.0.0.1:{server.server_port}"))
 
 
 def test_what_ollama_refuses_is_quoted(ollama_server: OllamaServer, tmp_path: Path) -> None:

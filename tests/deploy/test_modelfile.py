@@ -1,5 +1,6 @@
 """Proves that the Modelfile is the specification's, and that a real `ollama create` reads it as it was meant."""
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -11,6 +12,7 @@ from cpuft.deploy.families import CHATML
 from cpuft.deploy.modelfile import Modelfile, Parameters, modelfile_of, read_system
 from cpuft.errors import ConfigError
 from cpuft.models.gguf import read_gguf
+from cpuft.models.ollama_store import find_model
 from cpuft.toolchain import Toolchain
 from tests.deploy.formats import FORMATS
 from tests.ollama import OllamaServer, program
@@ -44,6 +46,19 @@ def write(folder: Path, system: str | None = None, **parameters: int) -> Modelfi
     return modelfile_of(model, system=system, parameters=Parameters(**parameters))
 
 
+def create(name: str, modelfile: Modelfile, folder: Path, server: OllamaServer, built: Toolchain) -> None:
+    """Lets Ollama's own program read the Modelfile."""
+    (folder / "Modelfile").write_text(modelfile.text(), encoding="utf-8")
+    done = subprocess.run(
+        [program(built.lib_dir), "create", name, "-f", folder / "Modelfile"],
+        env={**os.environ, "OLLAMA_HOST": server.host, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_specification_s_modelfile(tmp_path: Path) -> None:
     first, *lines = write(tmp_path).text().splitlines()
     assert first == f"FROM {tmp_path / 'a model.gguf'}"
@@ -66,15 +81,7 @@ def test_parameters_that_were_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", ['Say "yes".\n\n  Then {{ .Stop }}\t# stop\nPARAMETER seed 1 \\ ☃', '"', "a\\nb"])
 def test_ollama_create_reads_it(system: str, tmp_path: Path, ollama_server: OllamaServer, built: Toolchain) -> None:
     modelfile = write(tmp_path, system=system, top_k=7)
-    (tmp_path / "Modelfile").write_text(modelfile.text(), encoding="utf-8")
-    done = subprocess.run(
-        [program(built.lib_dir), "create", "by-file:v1", "-f", tmp_path / "Modelfile"],
-        env={**os.environ, "OLLAMA_HOST": ollama_server.host, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    create("by-file:v1", modelfile, tmp_path, ollama_server, built)
     shown = ollama_server.client.show("by-file:v1")
     assert shown.modelfile is not None
     assert CHATML.template in shown.modelfile
@@ -98,10 +105,35 @@ def test_a_text_that_a_modelfile_cannot_hold(system: str, fault: str, tmp_path: 
         replace(write(tmp_path), template='"""').text()
 
 
+def test_ollama_create_reads_stop_texts_with_quotes(
+    tmp_path: Path, ollama_server: OllamaServer, built: Toolchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops = ('"', '"}', 'a "b" c', "two\nlines", "[/INST]")
+    create("stops", replace(write(tmp_path), stop=stops), tmp_path, ollama_server, built)
+    monkeypatch.setenv("OLLAMA_MODELS", str(ollama_server.models))
+    (parameters,) = find_model("stops").of_kind("params")
+    found = json.loads(parameters.text())["stop"]
+    ollama_server.client.delete("stops")
+    assert found == list(stops)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("a\u00a0b.gguf", r"holds U\+00A0"), ("a\nb.gguf", r"holds U\+000A"), ("a.gguf ", "rename")]
+)
+def test_a_path_that_a_modelfile_cannot_hold(name: str, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        replace(write(tmp_path), model=tmp_path / name).text()
+
+
 def test_a_system_prompt_s_file(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("\n Be terse. \n", encoding="utf-8")
     assert read_system(tmp_path / "s.txt") == "Be terse."
     (tmp_path / "b.txt").write_bytes(b"\xff")
+    (tmp_path / "bom.txt").write_bytes("\ufeffBe terse.".encode())
+    assert read_system(tmp_path / "bom.txt") == "Be terse."
+    (tmp_path / "blank.txt").write_text(" \n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"blank\.txt: the file is empty, expected a system prompt"):
+        read_system(tmp_path / "blank.txt")
     for name in ("b.txt", "nothing.txt"):
         with pytest.raises(ConfigError, match=rf"{name}: cannot read the system prompt"):
             read_system(tmp_path / name)

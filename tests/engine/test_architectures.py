@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cpuft.engine import Engine
+from cpuft.engine import PASS_SIZE, Engine
 from cpuft.errors import ModelError
 
 from .comparison import batch, distance, open_case, run, set_adapter
@@ -42,6 +42,24 @@ def test_longrope_goes_by_the_length_of_each_sequence(model_of: ModelOf, tmp_pat
         for name, path in alone.items():
             with open_case(path, MIXED) as engine:
                 assert (engine.forward(batch([example]))[0] == loss) == (is_long == (name == LONG))
+
+
+def test_short_and_long_sequences_share_no_beginning(model_of: ModelOf) -> None:
+    """Their factors differ, and so does what they make of it; what a pass is said to compute is what it computes."""
+    case = replace(MIXED, model=replace(MIXED.model, rope_scaling=LongRope(80)), lengths=(75, 120))
+    short, long = case.examples()
+    long.tokens[: len(short.tokens)] = short.tokens
+    for example in (short, long):
+        example.supervised[:70] = 0
+    examples = [short, replace(short), long]
+    needed = [np.flatnonzero(example.supervised)[-1] for example in examples]  # tokens, without what predicts nothing
+    with open_case(model_of(case.model), case) as engine:
+        size = dict(zip(PASS_SIZE, engine.pass_size(batch(examples), training=True).tolist(), strict=True))
+        together = run(engine, examples)
+        assert size["tokens"] == engine.pass_tokens == sum(needed) - 64
+        assert size["pairs"] == sum(n * (n + 1) // 2 for n in needed) - 64 * 65 // 2
+        losses = [run(engine, [example])[0] for example in examples]
+    assert together[0] == pytest.approx(sum(losses), rel=1e-6)
 
 
 def logits(path: Path, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -102,6 +120,18 @@ REFUSED: dict[str, tuple[str, dict[str, Value | None], str]] = {
     "experts": ("phi3", {"phi3.expert_count": Value(16, TYPES.UINT32)}, "mixture of experts"),
     "factors-missing": ("phi3", {"phi3.rope.scaling.type": Value("longrope", TYPES.STRING)}, "lacks the tensor rope_f"),
     "magnitude": ("phi3-long", {"phi3.rope.scaling.attn_factor": Value(0.0, TYPES.FLOAT32)}, "attn_factor is 0"),
+    "epsilon-missing": (
+        "gemma2",
+        {"gemma2.attention.layer_norm_rms_epsilon": None},
+        "lacks the metadata key gemma2",
+    ),
+    "epsilon-huge": ("qwen3", {"qwen3.attention.layer_norm_rms_epsilon": Value(1e300, TYPES.FLOAT64)}, "is 1e\\+300"),
+    "rope-older-key": ("llama-tied", {"llama.rope.scale_linear": Value(-2.0, TYPES.FLOAT32)}, "scale_linear is -2"),
+    "further-tokens": ("qwen3", {"qwen3.nextn_predict_layers": Value(1, TYPES.UINT32)}, "tokens behind the next one"),
+    "both-ways": ("llama-tied", {"llama.attention.causal": Value(False, TYPES.BOOL)}, "see those behind them"),
+    "window-heads": ("gemma3", {"gemma3.attention.key_length_swa": Value(8, TYPES.UINT32)}, "key_length_swa"),
+    "window-values": ("gemma3", {"gemma3.attention.value_length_swa": Value(8, TYPES.UINT32)}, "value_length_swa"),
+    "window-turns": ("gemma2", {"gemma2.rope.dimension_count_swa": Value(8, TYPES.UINT32)}, "dimension_count_swa"),
     "projector": ("gemma3", {"general.architecture": Value("clip", TYPES.STRING)}, "projector; give the file with its"),
     "of-experts": ("qwen3", {"general.architecture": Value("qwen3moe", TYPES.STRING)}, '"qwen3moe", which is not'),
 }
@@ -131,6 +161,19 @@ def test_missing_tensors(name: str, tensor: str, tmp_path: Path) -> None:
     del tensors[tensor]
     with pytest.raises(ModelError, match=f"lacks the tensor {tensor}"):
         Engine(write_model(tmp_path / "model.gguf", CASES[name].model, tensors))
+
+
+def test_biases_of_a_fused_tensor(tmp_path: Path) -> None:
+    """Each part has its own rows: the logits are those of the parts as tensors of their own."""
+    spec = ModelSpec("qwen2", biases=True)
+    tensors = dict(weights(spec))
+    for layer in range(spec.n_layer):
+        for kind in ("weight", "bias"):
+            parts = [tensors.pop(f"blk.{layer}.attn_{part}.{kind}") for part in "qkv"]
+            tensors[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate(parts)
+    tokens = CASES["qwen2"].examples()[0].tokens
+    single = logits(write_model(tmp_path / "single.gguf", spec), tokens)
+    assert distance(logits(write_model(tmp_path / "fused.gguf", spec, tensors), tokens), single) < 1e-6
 
 
 def test_a_gate_without_its_other_half(tmp_path: Path) -> None:

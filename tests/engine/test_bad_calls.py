@@ -50,7 +50,7 @@ def test_token_out_of_range(token: int, engine: Engine) -> None:
         with pytest.raises(ModelError, match=f"{token}.*{CASE.model.n_vocab}"):
             call(small_batch([1, 2, token, 3], [4]))
     with pytest.raises(ModelError, match=str(token)):
-        engine.logits(np.array([1, token], np.int32), np.array([2], np.int64))
+        engine.forward_hidden(np.array([1, token], np.int32), np.array([2], np.int64))
     with pytest.raises(ModelError, match=str(token)):
         engine.detokenize([token])
 
@@ -215,7 +215,8 @@ calls = [
     lambda: engine.adapter_init(rank=2, alpha=2.0), lambda: engine.parameters, lambda: engine.optimizer_state,
     lambda: engine.set_optimizer_state(np.zeros(8, np.uint8)),
     lambda: engine.detokenize([1]), lambda: engine.set_activations("keep"), lambda: engine.zero_gradients(),
-    lambda: engine.logits(one.tokens, one.lengths), lambda: engine.step(step=1, learning_rate=1e-3),
+    lambda: engine.forward_hidden(one.tokens, one.lengths), lambda: engine.step(step=1, learning_rate=1e-3),
+    lambda: engine.logits_of(np.ones((1, engine.facts["n_embd"]), np.float32)),
 ]
 for call in calls:
     try:
@@ -229,7 +230,42 @@ def test_after_close(model_of: ModelOf) -> None:
     command = [sys.executable, "-c", CLOSED, str(model_of(CASE.model))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 12, done.stdout
+    assert len(done.stdout.splitlines()) == 13, done.stdout
+
+
+# As many threads as there may be, where memory has no room for their stacks; then two.
+FEW_THREADS = """
+import resource, sys
+from pathlib import Path
+from cpuft.engine import Engine
+from cpuft.errors import CpuftError
+Engine(Path(sys.argv[1]), threads=1).close()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), resource.RLIM_INFINITY))
+try:
+    Engine(Path(sys.argv[1]), threads=1024)
+except CpuftError as error:
+    print(error)
+with Engine(Path(sys.argv[1]), threads=2) as engine:
+    print(engine.facts["n_threads"])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="address space is read from /proc")
+def test_more_threads_than_the_machine_starts(model_of: ModelOf) -> None:
+    command = [sys.executable, "-c", FEW_THREADS, str(model_of(CASE.model))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2], timeout=100)
+    assert done.returncode == 0, done.stderr
+    refusal, threads = done.stdout.splitlines()
+    assert "of 1024 threads" in refusal
+    assert threads == "2"
+
+
+def test_rows_that_the_head_cannot_take(engine: Engine) -> None:
+    n_embd = engine.facts["n_embd"]
+    for shape in [(0, n_embd), (2, n_embd - 1), (n_embd,), (2, n_embd, 1)]:
+        with pytest.raises((ModelError, EngineError)):
+            engine.logits_of(np.ones(shape, np.float32))
 
 
 def test_texts(engine: Engine) -> None:

@@ -38,6 +38,24 @@ def test_every_kernel_table_draws_the_same_masks(model_of: ModelOf) -> None:
         assert distance(gradient, results[0][1]) < 1e-4
 
 
+def test_parts_of_a_fused_tensor_share_a_mask(model_of: ModelOf) -> None:
+    """As the tensor has one input: A's gradient through the gate has the columns that it has through the other half."""
+    case = CASES["phi3"]
+    name, columns = "blk.0.ffn_up.weight", []
+    one = Example(np.array([5, 7], np.int32), np.array([0, 1], np.uint8))  # one token is computed: one mask
+    with open_case(model_of(case.model), case, dropout=0.5) as engine:
+        tensors = {tensor.name: tensor for tensor in engine.adapter_tensors}
+        b = tensors[f"{name}.lora_b"].view(engine.parameters)
+        whole = b.copy()
+        for half in (slice(None, case.model.n_ff), slice(case.model.n_ff, None)):
+            b[:] = 0
+            b[half] = whole[half]
+            _, gradient = run(engine, [one], [3])
+            columns.append(np.any(tensors[f"{name}.lora_a"].view(gradient) != 0, axis=0))
+    assert 0.3 < columns[0].mean() < 0.7
+    assert np.array_equal(*columns)
+
+
 def test_keys_choose_masks(model_of: ModelOf) -> None:
     example = CASE.examples()[0]
     with open_case(model_of(CASE.model), CASE, dropout=0.4) as engine:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from cpuft.toolchain import Toolchain
 from . import golden
 from .comparison import batch, depth, open_case, step
 from .golden import CASES, Case, Example
-from .random_model import ModelSpec
+from .random_model import ModelSpec, write_model
 
 ModelOf = Callable[[ModelSpec], Path]
 DEMO = Path(__file__).resolve().parents[2] / "cpuft" / "demo"
@@ -47,6 +48,38 @@ def test_golden_losses(name: str, model_of: ModelOf, tmp_path: Path) -> None:
     write_adapter(tmp_path / "a.gguf", case.adapter(), alpha=case.alpha, architecture=case.model.architecture)
     got = loss(model_of(case.model), tmp_path / "a.gguf", case.examples())
     assert got == pytest.approx(expected.loss, rel=tolerance(case))
+
+
+REAL = gguf.GGUFValueType.FLOAT32
+# Metadata that llama.cpp reads for some architectures, or by an older name, or takes for none.
+METADATA = {
+    "cap-of-no-scores": ("gemma3", "attn_logit_softcapping", 1.5, False),
+    "cap-of-logits": ("gemma3", "final_logit_softcapping", 2.0, True),
+    "cap-of-no-logits": ("qwen3", "final_logit_softcapping", 2.0, False),
+    "window-of-llama": ("llama-tied", "attention.sliding_window", 8, False),
+    "positions-by-their-older-key": ("llama-tied", "rope.scale_linear", 4.0, True),
+    "positions-by-0": ("llama-tied", "rope.scaling.factor", 0.0, False),
+    "positions-of-windows": ("gemma2", "rope.scaling.factor", 4.0, True),
+    "base-of-windows": ("gemma2", "rope.freq_base_swa", 100.0, True),
+    "magnitude": ("gemma3", "rope.scaling.attn_factor", 1.5, True),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata_mean_the_same(name: str, model_of: ModelOf, tmp_path: Path) -> None:
+    from .llama_cpp_loss import loss
+
+    case_name, key, value, matters = METADATA[name]
+    case = CASES[case_name]
+    kind = REAL if isinstance(value, float) else gguf.GGUFValueType.UINT32
+    metadata = {f"{case.model.architecture}.{key}": gguf.GGUFValue(value, kind)}
+    path, examples = write_model(tmp_path / "model.gguf", case.model, metadata=metadata), case.examples()
+    losses = []
+    for model in (path, model_of(case.model)):
+        with Engine(model, precision="f32") as engine:
+            losses.append(engine.forward(batch(examples))[0])
+    assert losses[0] == pytest.approx(loss(path, None, examples), rel=tolerance(case))
+    assert (losses[0] != losses[1]) == matters
 
 
 def trained(path: Path, case: Case, folder: Path) -> tuple[Path, float]:

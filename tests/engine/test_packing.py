@@ -9,8 +9,9 @@ import pytest
 
 from cpuft.data import examples as data
 from cpuft.data.batches import passes
+from cpuft.engine import Engine
 
-from .comparison import batch, distance, open_case, run, step
+from .comparison import batch, distance, open_case, run, set_adapter, step
 from .golden import CASES, Example
 from .random_model import ModelSpec
 
@@ -54,9 +55,10 @@ def test_an_example_does_not_see_its_neighbours(model_of: ModelOf) -> None:
         assert distance(gradient, run(engine, [second, third])[1]) < REORDERED
 
 
-def test_logits_of_a_pack(model_of: ModelOf) -> None:
+@pytest.mark.parametrize("name", ["qwen2", "gemma2"])
+def test_logits_of_a_pack(name: str, model_of: ModelOf) -> None:
     """The logits agree with the loss, and those of a pack with those of its examples."""
-    case = CASES["qwen2"]
+    case = CASES[name]
     examples = case.examples()
     with open_case(model_of(case.model), case) as engine:
         packed = engine.logits(batch(examples).tokens, batch(examples).lengths)
@@ -74,6 +76,19 @@ def test_logits_of_a_pack(model_of: ModelOf) -> None:
         assert engine.forward(batch(examples))[0] == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["f32", None])
+@pytest.mark.parametrize("name", ["gemma2", "llama-mistral"])
+def test_some_rows_have_the_logits_that_all_give(name: str, precision: str | None, model_of: ModelOf) -> None:
+    """To the bit."""
+    case = CASES[name]
+    tokens = case.examples()[0].tokens
+    lengths = np.array([tokens.size], np.int64)
+    with Engine(model_of(case.model), threads=2, precision=precision) as engine:
+        whole, hidden = engine.logits(tokens, lengths), engine.forward_hidden(tokens, lengths)
+        for rows in (slice(0, 1), slice(3, 20), slice(7, None, 4)):
+            assert engine.logits_of(hidden[rows]).tobytes() == whole[rows].tobytes()
+
+
 def test_recomputing_gives_the_gradients_of_keeping(case_name: str, model_of: ModelOf) -> None:
     case = CASES[case_name]
     keys = range(len(case.lengths))
@@ -84,6 +99,22 @@ def test_recomputing_gives_the_gradients_of_keeping(case_name: str, model_of: Mo
     for (kept_loss, kept_gradient), (loss, gradient) in zip(kept, recomputed, strict=True):
         assert loss == kept_loss
         assert gradient.tobytes() == kept_gradient.tobytes()  # the same arithmetic twice, not only close
+
+
+@pytest.mark.parametrize("target", ["attn_q", "attn_output", "ffn_gate", "ffn_down"])
+def test_recomputing_for_one_target(target: str, model_of: ModelOf) -> None:
+    """The norms behind attention and MLP need what these give, whether that is adapted or not."""
+    case = CASES["gemma2"]
+    results = []
+    with open_case(model_of(case.model), case) as engine:
+        engine.adapter_init(rank=case.rank, alpha=case.alpha, targets=[target])
+        set_adapter(engine, case.adapter())
+        policies: tuple[Literal["keep", "recompute"], ...] = ("keep", "recompute")
+        for policy in policies:
+            engine.set_activations(policy)
+            loss, gradient = run(engine, case.examples())
+            results.append((loss, gradient.tobytes()))
+    assert results[0] == results[1]
 
 
 def test_regrouping_gives_the_same_step(model_of: ModelOf) -> None:

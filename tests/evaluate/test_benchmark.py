@@ -52,8 +52,10 @@ def test_cases_hold_the_question_without_the_answer() -> None:
 def test_faults_of_a_test_set_are_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     good = demo.TEST.read_text().splitlines()[0]
-    path.write_text(f'{good}\n{{"text": "no conversation"}}\n{{"messages": 3}}\n')
-    with pytest.raises(DatasetError, match=r"test\.jsonl:2: expected a conversation.*; .*test\.jsonl:3: messages"):
+    unasked = json.dumps({"messages": [{"role": r, "content": "a"} for r in ("system", "assistant")]})
+    path.write_text(f'{good}\n{{"text": "no conversation"}}\n{{"messages": 3}}\n{unasked}\n')
+    faults = r"test\.jsonl:2: expected a conversation.*; .*test\.jsonl:3: messages.*; .*test\.jsonl:4: expected .*asks$"
+    with pytest.raises(DatasetError, match=faults):
         read_cases(path)
 
 
@@ -68,6 +70,18 @@ def test_eval_command_with_a_random_model(tmp_path: Path) -> None:
     assert printed["tokens_per_sec"] > 0
     written = json.loads(report.read_text())
     assert [answer["tokens"] for answer in written["answers"]] == [40, 40]
+
+
+def test_eval_finds_that_it_cannot_write_before_it_asks(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny.gguf")
+    data = tmp_path / "test.jsonl"
+    data.write_bytes(demo.TEST.read_bytes())
+    for output, sentence in ((tmp_path / "none" / "r.json", "none: no such folder"), (data, "is also an input")):
+        command = ["eval", "--model", model, "--data", data, "--output", output]
+        result = CliRunner().invoke(cli, list(map(str, command)))
+        assert result.exit_code == 2
+        assert sentence in result.output
+    assert data.read_bytes() == demo.TEST.read_bytes()
 
 
 def test_generate_command(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from cpuft.evaluate.divergence import ReferenceLogits
 from cpuft.evaluate.fidelity import adapted_engine, measure_fidelity, validation_examples
 from cpuft.models.adapter import read_adapter, write_adapter
 from cpuft.models.gguf import read_gguf
+from cpuft.models.imatrix import compute_imatrix, read_imatrix
 from cpuft.models.merge import merge
+from tests.models.imatrix_text import write_text
 from tests.models.llama_cpp_logits import logits as llama_cpp_logits
 from tests.models.tiny import FloatArray, random_adapter, write_tiny_model
 
@@ -100,7 +102,18 @@ def test_float_merges_are_faithful_and_rounded_ones_are_warned_of(folder: Path, 
     bad = measure_fidelity(base, folder / "faint.gguf", merged, val, threads=1)
     assert bad.survived.survived < 0.9
     assert any("as far from base + adapter as the base's own" in warning for warning in bad.warnings)
+    assert any("of the learned change is left in the weights (limit 90%)" in warning for warning in bad.warnings)
     assert "try a type with more bits (--type q8_0) or an importance matrix (--imatrix)" in bad.warnings[-1]
+
+
+def test_advice_names_no_importance_matrix_where_there_was_one(folder: Path, tmp_path: Path) -> None:
+    base = merge(folder / "base.gguf", tmp_path / "q4.gguf", file_type="q4_0").output
+    compute_imatrix(base, write_text(tmp_path / "text.txt"), tmp_path / "imatrix.gguf", context=64, threads=1)
+    merged = merge(
+        base, tmp_path / "m.gguf", adapter_path=folder / "faint.gguf", imatrix=read_imatrix(tmp_path / "imatrix.gguf")
+    ).output
+    report = measure_fidelity(base, folder / "faint.gguf", merged, folder / "val.jsonl", threads=1)
+    assert report.warnings[-1].startswith("try a type with more bits (--type q8_0), or keep the adapter")
 
 
 def test_commands(folder: Path, tmp_path: Path) -> None:

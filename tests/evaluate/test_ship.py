@@ -7,13 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
 
+from cpuft.backends.generator import Sampling
+from cpuft.backends.llama_server import LlamaServer
 from cpuft.cli.main import cli
+from cpuft.evaluate.benchmark import read_cases
+from cpuft.evaluate.ship import ShipJob, compare_ways
+from cpuft.files import scratch_folder
 from cpuft.models.adapter import write_adapter
 from cpuft.models.imatrix import compute_imatrix
 from cpuft.models.merge import merge
@@ -44,16 +50,17 @@ def ship(folder: Path, output: Path, *more: str | Path) -> Result:
 
 def test_the_smallest_good_file_is_picked_and_written(folder: Path, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned.gguf"
-    more = ("--types", "q4_0,f16", "--imatrix", folder / "imatrix.gguf", "--test", folder / "val.jsonl")
+    more = ("--types", "q4_k_m,f16", "--imatrix", folder / "imatrix.gguf", "--test", folder / "val.jsonl")
     result = ship(folder, tuned, *more, "--max-kl", "1", "--max-kl-share", "1", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
     ways = {way["name"]: way for way in report["ways"]}
-    assert list(ways) == ["base", "base + adapter", "merged q4_0", "merged q4_0 + imatrix", "merged f16"]
-    assert ways["base + adapter"]["kl"] == 0 < ways["merged f16"]["kl"] < ways["merged q4_0"]["kl"] < ways["base"]["kl"]
+    assert list(ways) == ["base", "base + adapter", "merged q4_k_m", "merged q4_k_m + imatrix", "merged f16"]
+    plain, weighed, f16 = (ways[f"merged {name}"] for name in ("q4_k_m", "q4_k_m + imatrix", "f16"))
+    assert ways["base + adapter"]["kl"] == 0 < f16["kl"] < weighed["kl"] < plain["kl"] < ways["base"]["kl"]
     assert all(way["tokens_per_second"] > 0 and way["score"] == 0 for way in ways.values())  # noise is no YAML
-    small = [ways["merged q4_0"], ways["merged q4_0 + imatrix"]]
-    assert report["picked"] == min(small, key=lambda way: (way["bytes"], way["kl"]))["name"]
+    assert plain["bytes"] < weighed["bytes"]  # by the note of the matrix, which does not count
+    assert report["picked"] == "merged q4_k_m + imatrix"
     assert ways[report["picked"]]["bytes"] == tuned.stat().st_size
     assert list(tmp_path.iterdir()) == [tuned]
 
@@ -65,6 +72,48 @@ def test_a_stricter_limit_picks_a_larger_file(folder: Path, tmp_path: Path) -> N
     assert "* the smallest merged file with a KL of at most 0.0001 nats: merged f16, written to" in result.output
     merge(folder / "base.gguf", tmp_path / "f16.gguf", adapter_path=folder / "adapter.gguf", file_type="f16")
     assert (tmp_path / "tuned.gguf").read_bytes() == (tmp_path / "f16.gguf").read_bytes()
+
+
+def test_the_limit_is_a_share_of_the_base_s_own_distance_where_that_is_smaller(folder: Path, tmp_path: Path) -> None:
+    limits = ("--max-kl", "1", "--max-kl-share", "0.001", "--json")
+    report = json.loads(ship(folder, tmp_path / "tuned.gguf", "--types", "q4_0,f16", *limits).output)
+    base, _, rounded, _ = (way["kl"] for way in report["ways"])
+    assert report["rule"] == f"the smallest merged file with a KL of at most {base / 1000:.4f} nats"
+    assert rounded > base / 1000
+    assert report["picked"] == "merged f16"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A score: 1 for an answer that the model with its adapter gives, too."""
+
+    total: float
+    yaml_valid: bool = True
+    completeness: float = 1.0
+
+
+def test_a_file_that_answers_worse_is_not_picked(folder: Path, tmp_path: Path) -> None:
+    """Both files are near enough by KL; one of them answers otherwise."""
+    asked, sampling = read_cases(folder / "val.jsonl")[0].messages, Sampling(max_tokens=48)
+    with LlamaServer(folder / "base.gguf", adapter=folder / "adapter.gguf", threads=1) as server:
+        wanted = server.generate(asked, sampling).text
+    job = ShipJob(
+        folder / "base.gguf",
+        folder / "adapter.gguf",
+        folder / "val.jsonl",
+        tmp_path / "tuned.gguf",
+        types=("q4_0", "f32"),
+        test=folder / "val.jsonl",
+        metric=lambda answer, _: Likeness(float(answer == wanted)),
+        max_kl=1,
+        max_kl_share=1,
+        max_tokens=sampling.max_tokens,
+        threads=1,
+    )
+    report = compare_ways(job)
+    assert [way.score for way in report.ways] == [0, 1, 0, 1]
+    assert report.rule.endswith(" and a score of at least 0.980")
+    assert report.picked == report.ways[3]
 
 
 def test_where_no_file_is_good_enough_nothing_is_written(folder: Path, tmp_path: Path) -> None:
@@ -90,6 +139,9 @@ def test_mistakes_are_found_before_anything_is_measured(
         ("--types", "q4_0,iq2_xs"): "the type iq2_xs needs an importance matrix: give --imatrix",
         ("--types", "q9"): "unknown type 'q9'",
         ("--output", str(folder / "base.gguf")): "the output is also an input",
+        ("--output", str(folder / "val.jsonl")): "the output is also an input",
+        ("--output", str(tmp_path / "none" / "m.gguf")): "none: no such folder",
+        ("--output", str(folder / "text.txt"), "--val", str(folder / "none.jsonl")): "none.jsonl: no such file",
         ("--test", str(folder / "text.txt")): "not valid JSON",
         ("--types", ","): "expected types such as q4_k_m,q8_0",
     }
@@ -104,12 +156,33 @@ def test_mistakes_are_found_before_anything_is_measured(
     assert list(tmp_path.iterdir()) == []
 
 
+def started(folder: Path, output: Path) -> "subprocess.Popen[bytes]":
+    """A run that has written the first merged file."""
+    command = [sys.executable, "-m", "cpuft", *arguments(folder, output, "--max-kl", "1")]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None and not list(output.parent.glob(f".{output.name}.*/*.gguf")):
+        time.sleep(0.01)
+    return process
+
+
 def test_an_interrupted_run_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cpuft", *arguments(folder, tmp_path / "tuned.gguf", "--max-kl", "1")]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not list(tmp_path.glob(".tuned.gguf.*/*.gguf")):
-            time.sleep(0.01)
+    with started(folder, tmp_path / "tuned.gguf") as process:
         process.send_signal(signal.SIGINT)
         process.communicate()
     assert process.returncode != 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_keeps_off_a_first_and_takes_away_what_a_killed_one_left(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tuned.gguf"
+    with started(folder, output) as process:
+        second = ship(folder, output, "--types", "f16")
+        assert second.exit_code == 2
+        assert "tuned.gguf: another process is making it: wait for its end, or give another path" in second.output
+        assert process.poll() is None
+        process.kill()
+    assert list(tmp_path.glob(".tuned.gguf.*/*.gguf"))
+    with scratch_folder(output) as empty:
+        assert list(empty.iterdir()) == []
+    assert ship(folder, output, "--types", "f16").exit_code == 0
+    assert list(tmp_path.iterdir()) == [output]

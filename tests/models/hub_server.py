@@ -19,6 +19,7 @@ class Hub:
     files: "org/repo" -> file name -> content.
     gated, private: repositories that answer 403 and 401, but to `token`.
     drops: how many downloads are still to break off in their middle.
+    stalls: how many are still to stop in their middle and wait, until the client hangs up.
     requests: "METHOD path" with the header Range, where there was one, in their order.
     """
 
@@ -27,6 +28,7 @@ class Hub:
     private: set[str] = field(default_factory=set)
     token: str = "hf_of_this_test"
     drops: int = 0
+    stalls: int = 0
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -94,15 +96,21 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content[first : self._end(first, len(content))])
+        if self.command == "GET" and self._is_one_of("stalls"):
+            self.wfile.write(content[first : (first + len(content)) // 2])
+            with contextlib.suppress(ConnectionError):
+                self.connection.recv(1)
+        elif self.command == "GET":
+            half = self._is_one_of("drops")
+            self.wfile.write(content[first : (first + len(content)) // 2 if half else len(content)])
 
-    def _end(self, first: int, length: int) -> int:
-        """Where the answer stops: in the middle if this download is one to break off."""
-        if self.hub.drops == 0 or self.path.startswith("/api/"):
-            return length
-        self.hub.drops -= 1
-        return (first + length) // 2
+    def _is_one_of(self, kind: str) -> bool:
+        """Whether this download is one of the drops or stalls that are still to come."""
+        left = getattr(self.hub, kind)
+        if left == 0 or self.path.startswith("/api/"):
+            return False
+        setattr(self.hub, kind, left - 1)
+        return True
 
     def _refuse(self, status: int, code: str) -> None:
         self.send_response(status)

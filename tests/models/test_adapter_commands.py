@@ -94,12 +94,21 @@ def test_combine(folder: Path, tmp_path: Path) -> None:
         (["combine", "{a}", "{b}", "--weight", "1", "--output", "{out}"], "1 weights for 2 adapters"),
         (["combine", "{peft}", "{b}", "--output", "{out}"], "give the base model with --model"),
         (["combine", "{a}", "{b}", "--output", "{peft}"], "expected the name of a file for the adapter"),
+        (["scale", "{a}", "2", "--output", "{a}"], "the output is also an input"),
+        (["combine", "{a}", "{b}", "--output", "{b}"], "the output is also an input"),
+        (["combine", "{a}", "{b}", "--model", "{base}", "--output", "{base}"], "the output is also an input"),
+        (
+            ["convert", "{peft}", "--to", "gguf", "--model", "{base}", "--output", "{peft}/adapter_model.safetensors"],
+            "the output is also an input",
+        ),
     ],
 )
 def test_mistakes(arguments: list[str], sentence: str, folder: Path, tmp_path: Path) -> None:
     places = {"base": folder / "base.gguf", "peft": folder / "peft", "out": tmp_path / "out"}
     places |= {name: folder / f"{name}.gguf" for name in "ab"}
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
     result = run("adapter", *(argument.format(**places) for argument in arguments))
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
     assert result.exit_code == 2
     assert sentence in result.output
     assert result.output.count("\n") == 1

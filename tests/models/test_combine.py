@@ -60,7 +60,11 @@ def test_the_compressed_sum_is_the_closest(rank: int) -> None:
         assert one.rank == min(rank, one.rank_before)
         assert one.energy == pytest.approx(float((values[:rank] ** 2).sum() / (values**2).sum()))
         np.testing.assert_allclose(change(adapter, one.weight), closest, atol=1e-5 * values[0])
-    assert adapter.rank == rank
+        if one.rank_before > rank:  # half of each singular value in A and half in B, so that both train alike
+            a, b = adapter.pair(one.weight)
+            size = np.linalg.norm(b, axis=0) * adapter.scale(one.weight)
+            np.testing.assert_allclose(np.linalg.norm(a, axis=1), size, rtol=1e-4)
+    assert (adapter.rank, adapter.alpha) == (rank, rank)
 
 
 def test_ranks_larger_than_a_weight() -> None:
@@ -69,6 +73,15 @@ def test_ranks_larger_than_a_weight() -> None:
     for one in kept:  # no rank can be above the smaller side, so nothing is lost
         assert one.rank <= min(30, *BASE.tensors[one.weight].shape)
         np.testing.assert_allclose(change(adapter, one.weight), change(wide, one.weight), rtol=1e-3, atol=1e-3)
+
+
+def test_a_change_of_nothing_keeps_all_of_it() -> None:
+    """A matrix of zeros on either side, and terms that cancel but for the last digits, have no energy to lose."""
+    zero_a = Adapter(3, 6.0, "qwen2", {n: v * (n[-1] != "a") for n, v in FIRST.tensors.items()}, {})
+    for shares in ([Share("zero", zero_a)], [Share("a", FIRST, 0.7), Share("a", FIRST, -0.7)]):
+        adapter, kept = combined(shares, rank=2)
+        assert {one.energy for one in kept} == {1.0}
+        assert all(np.abs(change(adapter, one.weight)).max() < 1e-6 for one in kept)
 
 
 def test_an_untrained_pair_can_still_be_trained() -> None:
@@ -88,6 +101,11 @@ def test_a_factor_goes_into_alpha(factor: float) -> None:
             assert np.array_equal(a, adapter.pair(weight)[0])
             assert np.array_equal(b, adapter.pair(weight)[1] * np.sign(factor).astype(np.float32))
             np.testing.assert_allclose(change(result, weight), factor * change(adapter, weight), rtol=1e-6, atol=1e-6)
+
+
+def test_a_negative_alpha_keeps_its_sign() -> None:
+    result, _ = scaled(Adapter(3, -6.0, "qwen2", FIRST.tensors, {}), 0.5)
+    assert result.alpha == -3.0
 
 
 def test_impossible_factors() -> None:

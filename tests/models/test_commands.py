@@ -1,12 +1,16 @@
 """Proves that the model commands say what they did, speak JSON, and answer mistakes with exit code 2 and a sentence."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
+import gguf
 import pytest
 from click.testing import CliRunner, Result
 
-from cpuft.cli.main import cli
+from cpuft.cli.main import UserMistake, cli, error_boundary
+from cpuft.errors import ModelError
 from cpuft.models.adapter import write_adapter
 from tests.models.tiny import random_adapter, write_tiny_model
 
@@ -48,6 +52,29 @@ def test_merge_and_quantize(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "small.gguf").stat().st_size < merged.stat().st_size
 
 
+def test_a_hostile_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "hostile.gguf", "llama\x1b[2J")
+    writer.add_name("\x1b]0;mine\x07\r\x9b31m")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shown = run("models", "show", tmp_path / "hostile.gguf")
+    assert "]0;mine" in shown.output
+    assert all(letter.isprintable() or letter == "\n" for letter in shown.output)
+    with pytest.raises(UserMistake, match="\ufffdc: no such thing"), error_boundary():
+        raise ModelError("\x1bc: no such thing")
+    assert json.loads(run("models", "show", tmp_path / "hostile.gguf", "--json").output)["name"][0] == "\x1b"
+
+
+def test_what_is_no_file_and_what_may_not_be_read_are_the_users_to_mend(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    result = run("models", "show", tmp_path / "pipe.gguf")
+    assert (result.exit_code, "not a regular file" in result.output) == (2, True)
+    with pytest.raises(UserMistake, match=r"^secret: permission denied: ask for access"), error_boundary():
+        raise PermissionError(errno.EACCES, "Permission denied", "secret")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -56,10 +83,6 @@ def test_merge_and_quantize(folder: Path, tmp_path: Path) -> None:
         (["quantize", "--model", "{base}", "--type", "q9", "--output", "{out}"], "unknown type 'q9'"),
         (["quantize", "--model", "{base}", "--type", "keep", "--output", "{base}"], "output is also an input"),
         (["merge", "--model", "{base}", "--adapter", "{none}", "--output", "{out}"], "no such file"),
-        (
-            ["merge", "--model", "{base}", "--adapter", ".", "--output", "{out}"],
-            "convert it with `cpuft adapter convert --to gguf`",
-        ),
         (["merge", "--model", "{adapter}", "--adapter", "{adapter}", "--output", "{out}"], "expected a model"),
     ],
 )

@@ -46,6 +46,7 @@ def test_description(model: Path) -> None:
     facts = describe_model(model)
     assert (facts["architecture"], facts["n_layer"], facts["n_embd"], facts["file_type"]) == ("llama", 2, 64, "f32")
     assert facts["chat_template"] == CHAT_TEMPLATE
+    assert facts["n_vocab"] == len(read_gguf(model).get("tokenizer.ggml.tokens"))
     assert facts["file_bytes"] == model.stat().st_size
     assert sum(share["bytes"] for share in facts["types"].values()) == facts["weight_bytes"]
 
@@ -107,6 +108,8 @@ def test_metadata_of_wrong_types_never_crash(model: Path, tmp_path: Path) -> Non
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "announces"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60), "announces"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 63) + bytes(40), "truncated"),
+        (b"GGUF" + struct.pack("<IQQQsIIQQ", 3, 0, 1, 1, b"a", 9, 8, 2, 1 << 63) + bytes(40), "truncated"),
+        (b"GGUF" + struct.pack("<IQQQsIIQQ", 3, 0, 1, 1, b"a", 9, 8, 2, 1000) + bytes(40), "truncated"),
     ],
 )
 def test_hostile_headers(header: bytes, message: str, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """Proves that `hf:` references work against a hub: download, cache, resumption, and a sentence for each refusal."""
 
+import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +72,48 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(run_cpuft: RunCpuft
         download,
         f"{download} bytes={DOWNLOAD_CHUNK_SIZE}-",  # half of the file came; huggingface_hub keeps whole chunks
     ]
+
+
+@pytest.mark.parametrize(("ended_by", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_download_whose_process_was_ended_goes_on_where_it_stopped(
+    ended_by: signal.Signals, code: int, run_cpuft: RunCpuft, hub: Hub, tmp_path: Path
+) -> None:
+    content = os.urandom(3 * DOWNLOAD_CHUNK_SIZE)
+    hub.files[REPO]["large.gguf"] = content
+    hub.stalls = 1
+    environment = {name: value for name, value in (os.environ | hub.environment(tmp_path)).items() if value is not None}
+    pull = ["models", "pull", f"hf:{REPO}/large.gguf", "--json"]
+    process = subprocess.Popen([sys.executable, "-m", "cpuft", *pull], env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    # Half of the file comes, of which whole chunks are written.
+    while not any(path.stat().st_size == DOWNLOAD_CHUNK_SIZE for path in tmp_path.glob("hub/*/blobs/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(ended_by)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert b"Traceback" not in said
+    assert not list(tmp_path.rglob("*.gguf"))  # nothing that looks whole
+
+    hub.requests.clear()
+    done = run_cpuft(*pull, env=hub.environment(tmp_path))
+    assert Path(json.loads(done.stdout)[0]["path"]).read_bytes() == content
+    assert f"GET /{REPO}/resolve/main/large.gguf bytes={DOWNLOAD_CHUNK_SIZE}-" in hub.requests
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_part_that_is_damaged_is_never_taken_for_whole(run_cpuft: RunCpuft, hub: Hub, tmp_path: Path) -> None:
+    content = hub.files[REPO][FILE]
+    blobs = tmp_path / "hub" / "models--org--tiny-GGUF" / "blobs"
+    blobs.mkdir(parents=True)
+    part = blobs / f"{hashlib.sha256(content).hexdigest()}.cpuft.incomplete"
+    part.write_bytes(bytes(1000))
+    done = run_cpuft("models", "pull", REFERENCE, env=hub.environment(tmp_path))
+    assert done.returncode == 2
+    assert "what was fetched is damaged" in done.stderr.splitlines()[-1]
+    part.write_bytes(bytes(len(content) + 1))
+    done = run_cpuft("models", "pull", REFERENCE, "--json", env=hub.environment(tmp_path))
+    assert Path(json.loads(done.stdout)[0]["path"]).read_bytes() == content
 
 
 REFUSED = {

@@ -1,6 +1,8 @@
 """Proves that importance matrices hold mean squares of inputs, and quantize to the bytes that llama-quantize writes."""
 
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import gguf
@@ -102,6 +104,61 @@ def test_the_older_format_equals_llama_quantize(model: Path, matrix: Path, tmp_p
     assert read_imatrix(old).dataset == "text.txt"
 
 
+COMPUTE = """
+import sys
+from pathlib import Path
+from cpuft.models.imatrix import compute_imatrix
+children = Path("/proc/thread-self/children")
+def progress(done):
+    print(children.read_text(), flush=True)
+model, text, output = map(Path, sys.argv[1:])
+compute_imatrix(model, text, output, context=64, threads=1, progress=progress)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_llama_imatrix_dies_with_its_owner(model: Path, tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.txt", 40_000)
+    command = [sys.executable, "-c", COMPUTE, str(model), str(text), str(tmp_path / "imatrix.gguf")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        child = Path("/proc", owner.stdout.readline().strip(), "cmdline")
+        assert b"llama-imatrix" in child.read_bytes()  # it has begun
+        owner.kill()
+    deadline = time.monotonic() + 5
+    while child.exists() and child.read_bytes():  # a zombie that nobody has waited for has no command line
+        assert time.monotonic() < deadline, "llama-imatrix outlived its owner"
+        time.sleep(0.02)
+    assert not (tmp_path / "imatrix.gguf").exists()
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from cpuft.errors import ResourceError
+from cpuft.models.imatrix import compute_imatrix
+model, text, output = map(Path, sys.argv[1:])
+try:
+    compute_imatrix(model, text, output, context=64, threads=1)
+except ResourceError as error:
+    print(error)
+print("left:", len(list(output.parent.iterdir())))
+"""
+
+
+def test_a_full_disk_leaves_no_half_matrix(model: Path, folder: Path, tmp_path: Path) -> None:
+    """llama-imatrix itself says nothing of it. On a real file system of 8 KB, mounted in a namespace of its own."""
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=8k cpuft-test '{tmp_path}'"
+    if subprocess.run([*namespace, mount], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this system does not let an ordinary user mount a file system")
+    text = write_text(folder / "text.txt")
+    script = f"{mount} && exec '{sys.executable}' -c '{FULL_DISK}' '{model}' '{text}' '{tmp_path}/imatrix.gguf'"
+    result = subprocess.run([*namespace, script], capture_output=True, text=True, check=True)
+    assert "imatrix.gguf: llama-imatrix wrote no whole file (0.0 MB are free on that disk): free some" in result.stdout
+    assert "left: 0" in result.stdout
+
+
 def write_expert_model(path: Path, experts: int = 3) -> Path:
     """A layer's expert weights alone: enough for llama-quantize, which does not run the model."""
     writer = gguf.GGUFWriter(path, "llama")
@@ -147,6 +204,7 @@ def test_each_expert_is_weighed_with_its_own_importance(tmp_path: Path, monkeypa
     model = write_expert_model(tmp_path / "experts.gguf")
     sums = np.random.default_rng(1).random((3, 256)).astype(np.float32) ** 4
     matrix = write_matrix(tmp_path / "imatrix.gguf", sums, [7, 0, 3])
+    assert (read_imatrix(matrix).values["blk.0.ffn_gate_exps.weight"][256:512] == 1).all()
     llama_quantize("--imatrix", matrix, model, tmp_path / "theirs.gguf", "q4_k_m")
     merge(model, tmp_path / "ours.gguf", file_type="q4_k_m", imatrix=read_imatrix(matrix))
     assert stored(tmp_path / "ours.gguf") == stored(tmp_path / "theirs.gguf")
@@ -174,9 +232,15 @@ def test_a_type_that_needs_a_matrix_is_refused_without(model: Path, tmp_path: Pa
         merge(model, tmp_path / "out.gguf", file_type="iq2_xs")
     sums = np.ones((1, 256), np.float32)
     little = read_imatrix(write_matrix(tmp_path / "little.gguf", sums, [1], "blk.0.attn_q.weight"))
-    with pytest.raises(ConfigError, match=r"says nothing of blk\.0\.attn_k\.weight, which iq2_xs cannot be made"):
-        merge(model, tmp_path / "out.gguf", file_type="iq2_xs", imatrix=little)
+    for name in ("iq2_xs", "q2_k_s"):
+        with pytest.raises(ConfigError, match=rf"says nothing of blk\.0\.attn_k\.weight, which {name} cannot be made"):
+            merge(model, tmp_path / "out.gguf", file_type=name, imatrix=little)
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_what_a_file_says_of_the_embedding_is_ignored_where_it_misfits(model: Path, tmp_path: Path) -> None:
+    odd = write_matrix(tmp_path / "odd.gguf", np.ones((1, 32), np.float32), [1], "token_embd.weight")
+    assert read_imatrix(odd).of(read_gguf(model).tensors["token_embd.weight"]) is None
 
 
 def test_damaged_and_foreign_files_are_refused(model: Path, matrix: Path, tmp_path: Path) -> None:

@@ -175,6 +175,19 @@ def test_infinite_weights_are_refused_and_leave_nothing(small: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["broken.gguf"]
 
 
+@pytest.mark.parametrize("file_type", ["f16", "q8_0", "q2_k"])
+def test_weights_too_large_for_a_type_are_refused(file_type: str, deep: Path, tmp_path: Path) -> None:
+    """Finite ones, which a half cannot hold: they would become infinite, or their block without a number."""
+    large = merge(deep, tmp_path / "large.gguf", file_type="f32").output
+    data = bytearray(large.read_bytes())
+    offset = read_gguf(large).tensors["blk.1.ffn_down.weight"].offset
+    data[offset : offset + 4] = np.float32(3e7).tobytes()
+    large.write_bytes(data)
+    with pytest.raises(ModelError, match=r"ffn_down\.weight: a value of 3e\+07 .* too large for .*: choose another"):
+        merge(large, tmp_path / "out.gguf", file_type=file_type)
+    assert [path.name for path in tmp_path.iterdir()] == ["large.gguf"]
+
+
 FULL_DISK = """
 import sys
 from pathlib import Path
@@ -197,7 +210,7 @@ def test_full_disk(small: Path, tmp_path: Path) -> None:
         pytest.skip("this system does not let an ordinary user mount a file system")
     script = f"{mount} && exec '{sys.executable}' -c '{FULL_DISK}' '{small}' '{tmp_path}'"
     result = subprocess.run([*namespace, script], capture_output=True, text=True, check=True)
-    assert "merged.gguf: the merged model needs 0 MB" in result.stdout
+    assert "merged.gguf: the merged model needs 0.4 MB, but 0.1 MB are free" in result.stdout
     assert "left: 0" in result.stdout
 
 

@@ -1,7 +1,10 @@
 """Proves that `ollama:` references find what a real Ollama has in its store, and say what to do where they do not."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +44,7 @@ def store(filled: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "text", ["tiny", "tiny:latest", "tiny:v2", "library/tiny", "user/tiny", "registry.example.com:5000/ns/tiny:q4"]
+    "text", ["tiny", "tiny:latest", "Tiny:V2", "library/tiny", "user/tiny", "registry.example.com:5000/ns/tiny:q4"]
 )
 def test_every_form_of_a_name_finds_the_file(text: str, store: Path, model: Path) -> None:
     source = resolve(f"ollama:{text}")
@@ -91,6 +94,60 @@ def test_pull_goes_through_the_server(filled: OllamaServer, run_cpuft: RunCpuft,
     assert absent["path"] is None
     assert "Ollama could not pull it" in absent["error"]
     filled.client.delete(f"{registry}/ns/pulled")
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2)])
+def test_whoever_sits_at_a_terminal_may_pull_what_is_absent(
+    answer: str, code: int, filled: OllamaServer, tmp_path: Path
+) -> None:
+    manifest = filled.models / "manifests" / parse_name("tiny").path
+    environment = os.environ | {"OLLAMA_HOST": filled.host, "OLLAMA_MODELS": str(filled.models)}
+    terminal, end = os.openpty()
+    with serve_registry(filled.models, manifest) as registry, open(end, "rb+", buffering=0) as tty:
+        command = [sys.executable, "-m", "cpuft", "quantize", "--model", f"ollama:http://{registry}/ns/{answer}"]
+        command += ["--type", "q8_0", "--output", str(tmp_path / "small.gguf")]
+        os.write(terminal, f"{answer}\n".encode())
+        done = subprocess.run(
+            command,
+            env=environment | {"NO_PROXY": "127.0.0.1"},
+            stdin=tty,
+            stderr=tty,
+            stdout=subprocess.PIPE,
+            timeout=60,
+        )
+    said = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert done.returncode == code, said
+    assert "not in Ollama's store" in said
+    assert "Pull it now? [y/N]" in said
+    assert (tmp_path / "small.gguf").exists() == (code == 0)
+    if code == 0:
+        filled.client.delete(f"{registry}/ns/{answer}")
+
+
+def test_an_alias_is_a_second_name_and_never_replaces_a_model(
+    filled: OllamaServer, run_cpuft: RunCpuft, model: Path, tmp_path: Path
+) -> None:
+    manifest = filled.models / "manifests" / parse_name("tiny").path
+    environment = {"OLLAMA_HOST": filled.host, "OLLAMA_MODELS": str(filled.models), "NO_PROXY": "127.0.0.1"}
+    entry = "{roles: [ba], parameters: 1, download_gb: 1, ram_gb: 1, licence: x, "
+    taken = filled.models / "manifests" / parse_name("tiny:v2").path
+    written = taken.stat().st_mtime_ns
+    with serve_registry(filled.models, manifest) as registry:
+        listed = [
+            f"  - {entry}model: 'ollama:http://{registry}/ns/{alias}', alias: 'tiny:{alias}'}}\n"
+            for alias in ("v2", "v9")
+        ]
+        (tmp_path / "list.yaml").write_text("candidates:\n" + "".join(listed))
+        done = run_cpuft("models", "pull", "--candidates", tmp_path / "list.yaml", env=environment)
+        assert done.returncode == 0, done.stderr
+        again = run_cpuft("models", "pull", "--candidates", tmp_path / "list.yaml", "--dry-run", env=environment)
+    shown = json.loads(run_cpuft("models", "show", "ollama:tiny:v9", "--json", env=environment).stdout)
+    assert Path(shown["path"]).read_bytes() == model.read_bytes()
+    assert taken.stat().st_mtime_ns == written
+    assert again.stdout.endswith("0 of 2 models are not here yet: 0.0 GB to fetch\n")
+    for name in (f"{registry}/ns/v2", f"{registry}/ns/v9", "tiny:v9"):
+        filled.client.delete(name)
 
 
 def test_pull_without_a_server_says_so(run_cpuft: RunCpuft) -> None:

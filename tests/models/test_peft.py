@@ -206,8 +206,9 @@ def test_half_precision_is_read(tmp_path: Path) -> None:
     [
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA', expected 'LORA'"),
         ({"peft_type": None, "r": 0}, "r is 0, expected a whole number"),
-        ({"r": "8", "lora_alpha": -1}, "r is '8', expected .*; lora_alpha is -1, expected a number above 0"),
+        ({"r": "8", "lora_alpha": -1}, "r is '8', expected .*; lora_alpha is -1, expected a number from 1e-9 to 1e9"),
         ({"lora_alpha": float("nan")}, "NaN is not a number in JSON"),
+        ({"lora_alpha": 1e-60}, "lora_alpha is 1e-60, expected a number from 1e-9"),  # in float32 0: a scale of 1
         ({"rank_pattern": {"q_proj": -2}}, r"rank_pattern\.q_proj is -2"),
         ({"rank_pattern": {"(a+)+": 2}}, r"rank_pattern has the expressions \['\(a\+\)\+'\]: spell out"),
         ({"use_dora": True, "bias": "all"}, "bias is 'all'.*use_dora: DoRA .*: merge the adapter into its model"),

@@ -14,7 +14,11 @@ from cpuft.config_file import load_config
 from cpuft.errors import AdapterError, ConfigError
 from cpuft.models.adapter import read_adapter, write_adapter
 from cpuft.models.adapter_files import convert
+from cpuft.models.gguf import read_gguf
+from cpuft.train.initial import InitialAdapter, load_initial
 from cpuft.train.loop import Outcome, run_training
+from tests.engine.golden import CASES
+from tests.engine.random_model import write_model
 from tests.models.tiny import write_tiny_model
 from tests.train.runs import SETTINGS, Inputs, lasting
 from tests.train.test_resume import disturb
@@ -125,6 +129,9 @@ def test_adapters_that_cannot_be_trained_further(
 
     refused(r"but blk\.1\.attn_q\.weight lacks a pair", {n: v for n, v in tensors.items() if "blk.1.attn_q" not in n})
     refused(r"blk\.1\..* lacks a pair; ", {n: v for n, v in tensors.items() if "blk.0." in n})
+    n_vocab = read_gguf(inputs.model).tensors["output.weight"].rows
+    head = {"output.weight.lora_a": np.ones((4, 32)), "output.weight.lora_b": np.ones((n_vocab, 4))}
+    refused(r"but output\.weight has one", tensors | head)
     narrow = {n: (v[:2] if n.endswith("_a") else v[:, :2]) if "attn_v" in n else v for n, v in tensors.items()}
     refused(r"ranks 2, 4, .*`cpuft adapter combine .*a\.gguf --output … --rank 2`", narrow)
     refused(r"alpha is -8, expected one above 0", tensors, alpha=-8)
@@ -135,6 +142,39 @@ def test_adapters_that_cannot_be_trained_further(
     with pytest.raises(AdapterError, match=re.escape(f"{tmp_path / 'none.gguf'}: no such file")):
         run_training(job(inputs, tmp_path / "run", tmp_path / "none.gguf"), say=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def loaded(model: Path, initial: Path, **lora: Any) -> InitialAdapter:
+    config, _ = load_config(None, {"lora.init_adapter": str(initial), **{f"lora.{k}": v for k, v in lora.items()}})
+    found = load_initial(TrainJob(model, model, model.parent / "run", config, None))
+    assert found is not None
+    return found
+
+
+def test_fused_modules_may_be_named_by_their_parts(tmp_path: Path) -> None:
+    case = CASES["phi3"]
+    model = write_model(tmp_path / "base.gguf", case.model)
+    write_adapter(tmp_path / "a.gguf", case.adapter(), alpha=case.alpha, architecture="phi3")
+    taken = set(loaded(model, tmp_path / "a.gguf").config.lora.target_modules)
+    parts = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
+    named = [name for module in sorted(taken) for name in parts.get(module, [module])]
+    assert loaded(model, tmp_path / "a.gguf", target_modules=named)
+    with pytest.raises(ConfigError, match=r"lora\.target_modules is \[q_proj\]"):
+        loaded(model, tmp_path / "a.gguf", target_modules=["q_proj"])
+
+
+def test_the_digest_knows_which_weight_a_pair_is_of(inputs: Inputs, tmp_path: Path) -> None:
+    """Keys and values have one shape: the same matrices on the others are another adapter. All layers are "null"."""
+    rows = read_gguf(inputs.model).tensors["blk.0.attn_k.weight"].rows
+    digests = set()
+    for own in ("attn_k", "attn_v"):
+        shapes = {"a": (2, 32), "b": (rows, 2)}
+        tensors = {f"blk.{i}.{own}.weight.lora_{part}": np.ones(shapes[part]) for i in range(2) for part in shapes}
+        write_adapter(tmp_path / "a.gguf", tensors, alpha=4, architecture="llama")
+        found = loaded(inputs.model, tmp_path / "a.gguf")
+        assert found.config.lora.layers is None
+        digests.add(found.digest)
+    assert len(digests) == 2
 
 
 def test_alpha_0_means_a_scale_of_1(inputs: Inputs, initial: Path, tmp_path: Path) -> None:

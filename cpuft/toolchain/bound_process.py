@@ -1,6 +1,7 @@
 """Starts a program that cannot outlive the process that wanted it: even `kill -9` of that process ends it.
 
-Run as a script, with nothing but the standard library: bound_process.py PARENT_PID PROGRAM ARGUMENT…
+`bound` makes the command line for it. This file is then run as a script, with nothing but the standard library:
+bound_process.py PARENT_PID PROGRAM ARGUMENT…
 On Linux the kernel delivers the signal (PR_SET_PDEATHSIG, see prctl(2)); it does so when the *thread* that started this
 script ends, so start it from one that lives as long as the program should. Elsewhere the program starts unbound.
 """
@@ -9,8 +10,15 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def bound(command: Iterable[str | Path]) -> list[str]:
+    """The command line that runs `command`, whose program is named by its path, bound to this process."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *map(str, command)]
 
 
 def main() -> None:
