@@ -33,7 +33,7 @@ TOLERANCE = 0.1
 def command(name: str, settings: dict[str, Any], *options: str | Path) -> list[str | Path]:
     """`cpuft plan` or `cpuft train` over the demo's data."""
     given = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    return [name, "--model", demo.BASE_MODEL, "--train", demo.TRAIN, "--json", *given, *options]
+    return [name, "--model", demo.BASE_MODEL, "--train", demo.VALIDATION, "--json", *given, *options]
 
 
 @pytest.mark.parametrize("policy", ["keep", "recompute"])
