@@ -43,8 +43,8 @@ def import_ollama(
 ) -> None:
     """Import a model into Ollama, and prove that Ollama asks it as it was trained.
 
-    MODEL is a GGUF file, ollama:NAME[:TAG], hf:ORG/REPO/FILE.gguf or a Hugging Face checkpoint folder. Ollama takes no
-    adapters: `cpuft merge` yours first.
+    MODEL is a GGUF file, or any other reference that --model takes elsewhere. Ollama takes no adapters: `cpuft merge`
+    yours first.
 
     Ollama gets the model's chat format as a template, its stop texts, and SYSTEM. Afterwards its prompts for four
     conversations are compared with the training text; a difference is an error.

@@ -93,7 +93,9 @@ def error_boundary() -> Iterator[None]:
     except MemoryError as error:
         raise UserMistake("the memory of this machine is exhausted: close other programs or do less at once") from error
     except PermissionError as error:
-        raise UserMistake(f"{error.filename}: permission denied: ask for access, or choose another place") from error
+        raise UserMistake(
+            f"{error.filename or 'the system'}: permission denied: ask for access, or choose another place"
+        ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserMistake(f"the disk is full ({error}): free some space and run the command again") from error

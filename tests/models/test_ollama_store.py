@@ -125,6 +125,13 @@ def test_whoever_sits_at_a_terminal_may_pull_what_is_absent(
         filled.client.delete(f"{registry}/ns/{answer}")
 
 
+def test_a_script_is_never_asked(store: Path, run_cpuft: RunCpuft, tmp_path: Path) -> None:
+    done = run_cpuft("quantize", "--model", "ollama:tiny:v3", "--type", "q8_0", "--output", tmp_path / "small.gguf")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Error: ollama:tiny:v3: not in Ollama's store ({store})")
+    assert "Pull it now" not in done.stderr
+
+
 def test_an_alias_is_a_second_name_and_never_replaces_a_model(
     filled: OllamaServer, run_cpuft: RunCpuft, model: Path, tmp_path: Path
 ) -> None:
