@@ -1,6 +1,7 @@
 """Fixtures that several parts' tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Runs `cpuft ARGS` as a user does, in a process of its own, with environment variables changed (None: removed).
 RunCpuft = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure() -> None:
+    """Lets Ctrl-C reach the tests' processes: a shell's background job ignores it, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
