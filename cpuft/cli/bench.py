@@ -20,6 +20,7 @@ BENCHMARKS = {
     "prefix": "benchmarks.prefix",
     "merge": "benchmarks.merge",
     "precision": "benchmarks.precision",
+    "real": "benchmarks.real",
 }
 
 

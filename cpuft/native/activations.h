@@ -1,4 +1,7 @@
-// Activations: what a layer's backward pass reads, and how it is kept from the forward pass until then.
+// Activations: what a layer's backward pass reads, and how it is kept from the forward pass until then: as the forward pass
+// used it, bit by bit. It may be rounded before, but not queries, keys and what attention gives: the backward pass makes
+// probabilities again as exp(q . k - lse), and takes sum_j p_ij dp_ij to be o_i . do_i. Where keys have a common part of
+// some hundreds, as Qwen2.5's biases give them, either being off by a rounding adds that part to the gradient many times.
 #pragma once
 
 #include <array>
@@ -11,18 +14,19 @@ namespace cpuft {
 
 // N tokens go on behind attention: all T, but in the last layer only those that predict a target.
 struct Activations {
-    StoredRows x;         // [T, C] the residual stream before the layer
-    StoredRows q, k, v;   // [T, H, D], [T, K, D] twice; q and k after rope, or before their norms where they have them
+    StoredRows x;         // [T, C] the residual stream before the layer, as its norm sees it
+    StoredRows q, k;      // [T, H, D], [T, K, D], exact: after rope, or before their norms where they have them
+    StoredRows v;         // [T, K, D]
     Buffer<float> lse;    // [T, H]
-    StoredRows o;         // [N, H, D]
-    StoredRows attn_out;  // [N, C] what attention gives, before its post norm where it has one
-    StoredRows mid;       // [N, C] the residual stream behind attention
+    StoredRows o;         // [N, H, D], exact
+    StoredRows attn_out;  // [N, C] what attention's output layer gives, where a post norm follows
+    StoredRows mid;       // [N, C] the residual stream behind attention, as the MLP's norm sees it
     StoredRows gate, up;  // [N, F]
-    StoredRows mlp_out;   // [N, C] what the MLP gives, before its post norm where it has one
+    StoredRows mlp_out;   // [N, C] what the MLP gives, where a post norm follows
     std::array<Buffer<float>, kLinearCount> lora_u;  // [T or N, R] s A x of each adapted linear layer
 };
 
-// How activations are stored: the MLP's two, three quarters of all, and the others.
+// How activations are stored that may be rounded: the MLP's two, most of all, and the others.
 struct ActivationStorage {
     Storage mlp, other;
 };

@@ -26,6 +26,7 @@ struct Compute {
         : pool(n_threads),
           kernels(table),
           precision(precision),
+          exact_gemm(table.f32),
           gemm(precision != Precision::kF32 && table.bf16 != nullptr ? *table.bf16 : table.f32),
           weight_gemm(precision == Precision::kInt8 ? *table.int8 : gemm),
           scratch(static_cast<size_t>(pool.size())) {}
@@ -52,8 +53,8 @@ struct Compute {
     const KernelTable& kernels;
     const Precision precision;
     // Sums of all matrix products are float32 (int8: int32 within a block). weight_gemm serves products with base weights,
-    // gemm all others: attention, and the adapter's own products and gradients.
-    const GemmKernel &gemm, &weight_gemm;
+    // gemm the adapter's own products and gradients, exact_gemm, which rounds no factor, attention.
+    const GemmKernel &exact_gemm, &gemm, &weight_gemm;
     std::vector<Scratch> scratch;
     Buffer<char> shared_panel;  // a packed matrix that all threads read
     Stopwatch stopwatch;        // the calling thread's: tasks on other threads must not touch it

@@ -85,11 +85,11 @@ void Transformer::visit_activations(const PassSize& size, const AdapterShape& ad
             visit(part, array.memory(), StoredRows::bytes(how, n_rows, n));
         };
         stored(a.x, storage.other, T, d.C);
-        stored(a.q, storage.other, T, d.H * d.D);
-        stored(a.k, storage.other, T, d.K * d.D);
+        stored(a.q, Storage::kF32, T, d.H * d.D);
+        stored(a.k, Storage::kF32, T, d.K * d.D);
         stored(a.v, storage.other, T, d.K * d.D);
         visit(part, a.lse, runs ? size.T * d.H : 0);
-        stored(a.o, storage.other, N, d.H * d.D);
+        stored(a.o, Storage::kF32, N, d.H * d.D);
         stored(a.attn_out, storage.other, post_norms ? N : 0, d.C);
         stored(a.mid, storage.other, N, d.C);
         stored(a.gate, storage.mlp, N, d.F);
@@ -170,7 +170,7 @@ void Transformer::visit_scratch(const PassSize& size, const AdapterShape& adapte
         visit(part, scratch.panel, std::max(scratch_panel_bytes(gemm), scratch_panel_bytes(weight_gemm)));
         visit(part, scratch.columns, head_chunk(weight_gemm, d.V, size.n_targets) * kColumnStride);
         visit(part, scratch.attention, scratch_tile_floats());
-        visit(part, scratch.attention_panels, scratch_operand_bytes(gemm, d.D));
+        visit(part, scratch.attention_panels, scratch_operand_bytes(compute_.exact_gemm, d.D));
     }
     const bool narrow = size.dropout || &gemm != &weight_gemm;
     const int64_t depth = largest_of(model_, model_.linears(adapter.targets), [&](size_t, const Matrix& weight) {

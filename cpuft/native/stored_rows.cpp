@@ -24,6 +24,27 @@ int64_t bytes_of_row(Storage storage, int64_t n) {
 
 }  // namespace
 
+const float* round_row(const RowKernels& rows, Storage storage, const float* x, int64_t n, float* values) {
+    switch (storage) {
+        case Storage::kF32:
+            return x;
+        case Storage::kBf16:
+            rows.round_to_bf16(x, values, n);
+            break;
+        case Storage::kBytes:
+            rows.round_to_bytes(x, values, n);
+            break;
+    }
+    return values;
+}
+
+const float* round_rows(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n, float* values) {
+    if (storage == Storage::kF32) return x;
+    const Stopwatch::Lap lap(compute.stopwatch, Part::kStorage);
+    compute.for_rows(T, [&](int64_t t, int) { round_row(compute.kernels.rows, storage, x + t * n, n, values + t * n); });
+    return values;
+}
+
 int64_t StoredRows::bytes(Storage storage, int64_t T, int64_t n) { return T * bytes_of_row(storage, n); }
 
 void StoredRows::reserve(Storage storage, int64_t T, int64_t n) {

@@ -8,15 +8,22 @@
 
 namespace cpuft {
 
+// What is kept rounded is rounded before the forward pass goes on with it (round_rows), so that the backward pass
+// differentiates what was computed.
 enum class Storage {
     kF32,    // as it is
     kBf16,   // rounded to bfloat16
     kBytes,  // rounded to bytes, with a scale for each kByteBlock values of a row
 };
 
+// A row as it comes back from storage: x itself where that rounds nothing, else `values`; both [n], or the same array.
+const float* round_row(const RowKernels& rows, Storage storage, const float* x, int64_t n, float* values);
+// The same for x: [T, n].
+const float* round_rows(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n, float* values);
+
 class StoredRows {
   public:
-    // x: [T, n]
+    // x: [T, n], rounded already or not.
     void store(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n);
     // The same in pieces: room for T rows, then each of them, by any thread; x: [n].
     void reserve(Storage storage, int64_t T, int64_t n);

@@ -145,35 +145,38 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
     const bool keeps = wanted != Wanted::kOutput;
     const ActivationStorage storage = activation_storage(compute_.precision);
     float *h = work_.h, *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *gate = work_.gate, *up = work_.up;
-    const auto store_heads = [&] {
-        a.q.store(compute_, storage.other, q, T_, d.H * d.D);
-        a.k.store(compute_, storage.other, k, T_, d.K * d.D);
-        a.v.store(compute_, storage.other, v, T_, d.K * d.D);
+    const auto store_queries_and_keys = [&] {
+        a.q.store(compute_, Storage::kF32, q, T_, d.H * d.D);
+        a.k.store(compute_, Storage::kF32, k, T_, d.K * d.D);
     };
 
     if (keeps) a.x.store(compute_, storage.other, x, T_, d.C);
-    rmsnorm_forward(compute_, x, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
+    const float* seen = round_rows(compute_, storage.other, x, T_, d.C, h);
+    rmsnorm_forward(compute_, seen, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
     input_.set(compute_, h, T_, d.C);
     linear_forward(layer, CPUFT_TARGET_ATTN_Q, input_, a, false, q);
     linear_forward(layer, CPUFT_TARGET_ATTN_K, input_, a, false, k);
     linear_forward(layer, CPUFT_TARGET_ATTN_V, input_, a, false, v);
     const bool normed = !weights.q_norm.empty();
-    if (keeps && normed) store_heads();
+    if (keeps) a.v.store(compute_, storage.other, v, T_, d.K * d.D);
+    round_rows(compute_, storage.other, v, T_, d.K * d.D, v);
+    if (keeps && normed) store_queries_and_keys();
     forward_heads(layer, weights.q_norm, d.H, q);
     forward_heads(layer, weights.k_norm, d.K, k);
-    if (keeps && !normed) store_heads();
+    if (keeps && !normed) store_queries_and_keys();
     attention_forward(compute_, attention_shape(layer), layout_.sequences, q, k, v, attention_, o,
                       a.lse.reserve(T_ * d.H));
     if (drops_rows(layer)) {
         gather_rows(layout_.predicting, d.C, x);
         gather_rows(layout_.predicting, d.H * d.D, o);
     }
-    if (keeps) a.o.store(compute_, storage.other, o, n, d.H * d.D);
+    if (keeps) a.o.store(compute_, Storage::kF32, o, n, d.H * d.D);
     input_.set(compute_, o, n, d.H * d.D);
     forward_into_residual(layer, CPUFT_TARGET_ATTN_OUTPUT, weights.attn_post_norm, keeps, a.attn_out, a, x);
 
     if (keeps) a.mid.store(compute_, storage.other, x, n, d.C);
-    rmsnorm_forward(compute_, x, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
+    seen = round_rows(compute_, storage.other, x, n, d.C, h);
+    rmsnorm_forward(compute_, seen, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
     input_.set(compute_, h, n, d.C);
     linear_forward(layer, CPUFT_TARGET_FFN_GATE, input_, a, false, gate);
     linear_forward(layer, CPUFT_TARGET_FFN_UP, input_, a, false, up);
@@ -186,7 +189,7 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
     const bool down_matters =
         wants_output || lora(layer, CPUFT_TARGET_FFN_DOWN) != nullptr || !weights.ffn_post_norm.empty();
     float* m = down_matters ? gate : nullptr;
-    gated_mlp_forward(compute_, model_.architecture.gate, gate, up, n, d.F, keeps ? &a.gate : nullptr,
+    gated_mlp_forward(compute_, model_.architecture.gate, storage.mlp, gate, up, n, d.F, keeps ? &a.gate : nullptr,
                       keeps ? &a.up : nullptr, m);
     if (!down_matters) return;
     input_.set(compute_, m, n, d.F);
@@ -269,9 +272,11 @@ void Transformer::forward_into_residual(int64_t layer, cpuft_target linear, cons
                                         bool keeps, StoredRows& kept, Activations& a, float* x) {
     if (post_norm.empty()) return linear_forward(layer, linear, input_, a, true, x);
     const int64_t n = input_.packed.m(), C = model_.dims.C;
+    const Storage storage = activation_storage(compute_.precision).other;
     float* y = work_.h;
     linear_forward(layer, linear, input_, a, false, y);
-    if (keeps) kept.store(compute_, activation_storage(compute_.precision).other, y, n, C);
+    if (keeps) kept.store(compute_, storage, y, n, C);
+    round_rows(compute_, storage, y, n, C, y);
     if (x != nullptr) rmsnorm_add(compute_, y, post_norm.data(), model_.norm_epsilon, n, C, x);
 }
 

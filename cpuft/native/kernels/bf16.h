@@ -31,5 +31,9 @@ inline void widen(const uint16_t* x, float* out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = float_of_bf16(x[i]);
 }
 
+inline void round_to_bf16(const float* x, float* out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) out[i] = float_of_bf16(static_cast<uint16_t>(bf16_bits(x[i])));
+}
+
 }  // namespace
 }  // namespace cpuft

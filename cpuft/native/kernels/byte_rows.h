@@ -41,5 +41,15 @@ void from_bytes(const int8_t* x, const float* scales, float* out, int64_t n) {
     }
 }
 
+// What from_bytes makes of what to_bytes makes of x; out may be x.
+void round_to_bytes(const float* x, float* out, int64_t n) {
+    for (int64_t i = 0; i < n; i += kByteBlock) {
+        const int64_t size = i + kByteBlock < n ? kByteBlock : n - i;
+        int8_t bytes[kByteBlock];
+        const float scale = block_to_bytes(x + i, size, bytes);
+        for (int64_t j = 0; j < size; ++j) out[i + j] = scale * static_cast<float>(bytes[j]);
+    }
+}
+
 }  // namespace
 }  // namespace cpuft

@@ -120,9 +120,12 @@ struct RowKernels {
     // To bfloat16, rounded to nearest, ties to even (NaN stays NaN), and back.
     void (*narrow)(const float* x, uint16_t* out, int64_t n);
     void (*widen)(const uint16_t* x, float* out, int64_t n);
+    // To bfloat16 and back at once, the same values; out may be x.
+    void (*round_to_bf16)(const float* x, float* out, int64_t n);
     // To bytes and back: x[i] ~ scales[i / kByteBlock] * out[i], rounded to nearest.
     void (*to_bytes)(const float* x, int8_t* out, float* scales, int64_t n);
     void (*from_bytes)(const int8_t* x, const float* scales, float* out, int64_t n);
+    void (*round_to_bytes)(const float* x, float* out, int64_t n);  // as round_to_bf16
     // out[i] = x[i] * factor where the mask of (key, i) keeps the value, else 0. threshold: keep when a 32-bit hash is >= it.
     void (*dropout)(const float* x, uint64_t key, uint32_t threshold, float factor, float* out, int64_t n);
 };

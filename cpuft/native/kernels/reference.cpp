@@ -187,8 +187,10 @@ const KernelTable kReferenceKernels = {
      gelu_multiply_backward,
      narrow,
      widen,
+     round_to_bf16,
      to_bytes,
      from_bytes,
+     round_to_bytes,
      dropout},
     [](int) -> WeightReader { return nullptr; },
 };

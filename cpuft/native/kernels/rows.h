@@ -211,8 +211,10 @@ struct Rows {
                 gate_multiply_backward<Gelu>,
                 narrow,
                 widen,
+                round_to_bf16,
                 to_bytes,
                 from_bytes,
+                round_to_bytes,
                 dropout};
     }
 };

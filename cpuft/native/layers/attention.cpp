@@ -158,13 +158,13 @@ void forward_block(const Task& task, const View& view, const AttentionShape& sha
     char *k_left = w.left[0], *p_left = w.left[1], *q_right = w.right[0], *v_right = w.right[1];
     std::fill_n(w.maxima, task.n, kLowest);  // of the scores so far
     std::fill_n(w.sums, task.n, 0.0f);       // of exp(score - maximum)
-    pack_right(compute.gemm, q + query * q_stride + task.head * D, q_stride, true, D, task.n, q_right);
+    pack_right(compute.exact_gemm, q + query * q_stride + task.head * D, q_stride, true, D, task.n, q_right);
     const float factor = shape.soft_cap > 0.0f ? 1.0f : shape.scale;
     const int64_t begin = first_key(shape, task.position) / kForwardKeys * kForwardKeys;
     for (int64_t key = begin; key < task.position + task.n; key += kForwardKeys) {
         const int64_t n_keys = std::min(kForwardKeys, view.end - key), offset = view.token(key) * kv_stride + kv_offset;
-        pack_left(compute.gemm, k + offset, kv_stride, false, n_keys, D, k_left);
-        multiply(compute.gemm, k_left, q_right, n_keys, task.n, D, w.p, kForwardQueries, false);
+        pack_left(compute.exact_gemm, k + offset, kv_stride, false, n_keys, D, k_left);
+        multiply(compute.exact_gemm, k_left, q_right, n_keys, task.n, D, w.p, kForwardQueries, false);
         std::copy_n(w.maxima, task.n, w.before);
         for (int64_t j = 0; j < n_keys; ++j) {
             float* s = w.p + j * kForwardQueries;
@@ -179,9 +179,9 @@ void forward_block(const Task& task, const View& view, const AttentionShape& sha
             rows.scale(correction, out + i * q_stride, D);
         }
         for (int64_t j = 0; j < n_keys; ++j) rows.exp_add(factor, w.maxima, w.p + j * kForwardQueries, w.sums, task.n);
-        pack_left(compute.gemm, w.p, kForwardQueries, true, task.n, n_keys, p_left);
-        pack_right(compute.gemm, v + offset, kv_stride, false, n_keys, D, v_right);
-        multiply(compute.gemm, p_left, v_right, task.n, D, n_keys, out, q_stride, key > begin);
+        pack_left(compute.exact_gemm, w.p, kForwardQueries, true, task.n, n_keys, p_left);
+        pack_right(compute.exact_gemm, v + offset, kv_stride, false, n_keys, D, v_right);
+        multiply(compute.exact_gemm, p_left, v_right, task.n, D, n_keys, out, q_stride, key > begin);
     }
     for (int64_t i = 0; i < task.n; ++i) {
         rows.scale(1.0f / w.sums[i], out + i * q_stride, D);
@@ -240,7 +240,7 @@ void score_gradients(const AttentionShape& shape, const RowKernels& rows, const 
 // Everything that one block of keys contributes to: its dk and dv, over all queries that see it, and their dq.
 void backward_block(const Task& task, const std::vector<View>& views, const AttentionShape& shape,
                     const Compute& compute, TileWorkspace& w, const BackwardArrays& x, Turns& turns) {
-    const GemmKernel& gemm = compute.gemm;
+    const GemmKernel& gemm = compute.exact_gemm;
     const int64_t D = shape.D, q_stride = shape.H * D, kv_stride = shape.K * D, group = shape.H / shape.K;
     const int64_t key = task.position, n_keys = task.n;
     char *q_left = w.left[0], *do_left = w.left[1], *s_left = w.left[2];
@@ -302,7 +302,7 @@ void attention_forward(Compute& compute, const AttentionShape& shape, const Sequ
     std::reverse(tasks.begin(), tasks.end());
     compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
         const Task& task = tasks[static_cast<size_t>(index)];
-        TileWorkspace tiles(compute.gemm, compute.scratch[static_cast<size_t>(thread)], shape.D);
+        TileWorkspace tiles(compute.exact_gemm, compute.scratch[static_cast<size_t>(thread)], shape.D);
         forward_block(task, views[task.segment], shape, compute, tiles, q, k, v, o, lse);
     });
 }
@@ -322,13 +322,13 @@ void attention_backward(Compute& compute, const AttentionShape& shape, const Seq
         }
     });
     // A task may wait for one that was handed out before it, so none may fail: memory is reserved first.
-    for (Compute::Scratch& scratch : compute.scratch) TileWorkspace(compute.gemm, scratch, D);
+    for (Compute::Scratch& scratch : compute.scratch) TileWorkspace(compute.exact_gemm, scratch, D);
     const std::vector<View>& views = list_views(sequences, workspace);
     const std::vector<Task>& tasks = list_tasks(views, kBackwardKeys, shape.K, workspace);
     const BackwardArrays arrays = {q, k, v, d_o, lse, delta, dq, dk, dv};
     Turns turns(sequences, views, shape, workspace.keys_added);
     compute.pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
-        TileWorkspace tiles(compute.gemm, compute.scratch[static_cast<size_t>(thread)], D);
+        TileWorkspace tiles(compute.exact_gemm, compute.scratch[static_cast<size_t>(thread)], D);
         backward_block(tasks[static_cast<size_t>(index)], views, shape, compute, tiles, arrays, turns);
     });
 }

@@ -2,15 +2,17 @@
 
 namespace cpuft {
 
-void gated_mlp_forward(Compute& compute, Gate kind, const float* gate, const float* up, int64_t T, int64_t F,
+void gated_mlp_forward(Compute& compute, Gate kind, Storage storage, float* gate, float* up, int64_t T, int64_t F,
                        StoredRows* kept_gate, StoredRows* kept_up, float* m) {
     const Stopwatch::Lap lap(compute.stopwatch, Part::kGatedMlp);
     const RowKernels& rows = compute.kernels.rows;
     const auto multiply = kind == Gate::kGelu ? rows.gelu_multiply : rows.silu_multiply;
     compute.for_rows(T, [&](int64_t t, int) {
-        if (kept_gate != nullptr) kept_gate->set_row(rows, t, gate + t * F);
-        if (kept_up != nullptr) kept_up->set_row(rows, t, up + t * F);
-        if (m != nullptr) multiply(gate + t * F, up + t * F, m + t * F, F);
+        float *gate_t = gate + t * F, *up_t = up + t * F;
+        if (kept_gate != nullptr) kept_gate->set_row(rows, t, gate_t);
+        if (kept_up != nullptr) kept_up->set_row(rows, t, up_t);
+        if (m == nullptr) return;
+        multiply(round_row(rows, storage, gate_t, F, gate_t), round_row(rows, storage, up_t, F, up_t), m + t * F, F);
     });
 }
 
