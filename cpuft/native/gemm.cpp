@@ -164,9 +164,12 @@ void run(Compute& compute, const Product& product) {
 
 // Multiplies the rows of a block of a panel of A with factors: [m].
 void scale_panel(const GemmKernel& kernel, const float* factors, int m, int64_t k, void* block) {
-    if (kernel.a_header > 0) {  // scales of rows stand in front
-        float* scales = static_cast<float*>(block);
-        for (int i = 0; i < m; ++i) scales[i] *= factors[i];
+    if (kernel.a_header > 0) {  // in front stand the rows' scales and, third, the values apart
+        float *scales = static_cast<float*>(block), *aparts = scales + 2 * kernel.mr;
+        for (int i = 0; i < m; ++i) {
+            scales[i] *= factors[i];
+            aparts[i] *= factors[i];
+        }
         return;
     }
     for (int64_t step = 0; step < ceil_div(k, kernel.kr); ++step) {

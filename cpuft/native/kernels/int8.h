@@ -4,6 +4,8 @@
 // Internal linkage throughout, for the reason given in simd.h.
 #pragma once
 
+#include <utility>
+
 #include "int8_format.h"
 #include "rows.h"
 #include "weights_int8.h"
@@ -24,7 +26,7 @@ struct Int8 {
     static constexpr int kWidth = S::kWidth;
     static constexpr int kNr = kVectors * kWidth;
     static constexpr int kSteps = kBlockDepth / 4;  // dwords of four values along k in a whole block
-    static constexpr int kAHeader = 8, kBHeader = 4;
+    static constexpr int kAHeader = 16, kBHeader = 4;
 
     // out = round(x * inverse) as signed bytes; bytes past n up to a multiple of 4 are zero.
     static void quantize(const float* x, float inverse, int64_t n, int8_t* out) {
@@ -92,6 +94,21 @@ struct Int8 {
         return sum;
     }
 
+    // Which of x[0, n) is kept apart; x has zeros behind n, up to whole registers.
+    static int32_t place_of_largest(const float* x, int64_t n) {
+        Uint largest = {}, tail;  // tail: 255 - p
+        for (int lane = 0; lane < kWidth; ++lane) tail[lane] = 255u - static_cast<uint32_t>(lane);
+        for (int64_t p = 0; p < n; p += kWidth, tail -= static_cast<uint32_t>(kWidth)) {
+            Uint key;
+            std::memcpy(&key, x + p, sizeof key);
+            key = (key & 0x7FFFFF00u) | tail;
+            largest = key > largest ? key : largest;
+        }
+        uint32_t most = 0;
+        for (int lane = 0; lane < kWidth; ++lane) most = largest[lane] > most ? largest[lane] : most;
+        return 255 - static_cast<int32_t>(most & 255u);
+    }
+
     static void pack_a(const float* source, int64_t row_stride, int64_t column_stride, const float* depth_scale, int m,
                        int64_t k, void* panel) {
         char* out = static_cast<char*>(panel);
@@ -99,16 +116,18 @@ struct Int8 {
             const int64_t depth = k - k0 < kBlockDepth ? k - k0 : kBlockDepth, steps = (depth + 3) / 4;
             float scales[kMr] = {};
             int32_t corrections[kMr] = {};
+            float aparts[kMr] = {};
+            int32_t places[kMr] = {};
             int8_t rows[kMr][kBlockDepth];
             for (int i = 0; i < m; ++i) {
-                const float* x = source + i * row_stride + k0 * column_stride;
-                float staged[kBlockDepth];
-                if (column_stride != 1 || depth_scale != nullptr) {
-                    for (int64_t p = 0; p < depth; ++p) staged[p] = x[p * column_stride];
-                    if (depth_scale != nullptr)
-                        for (int64_t p = 0; p < depth; ++p) staged[p] *= depth_scale[k0 + p];
-                    x = staged;
-                }
+                const float* from = source + i * row_stride + k0 * column_stride;
+                float x[kBlockDepth];
+                for (int64_t p = 0; p < depth; ++p) x[p] = from[p * column_stride];
+                if (depth_scale != nullptr)
+                    for (int64_t p = 0; p < depth; ++p) x[p] *= depth_scale[k0 + p];
+                for (int64_t p = depth; p % kWidth != 0; ++p) x[p] = 0.0f;
+                places[i] = place_of_largest(x, depth);
+                aparts[i] = std::exchange(x[places[i]], 0.0f);
                 scales[i] = int8_scale(Rows<kBytes>::largest_magnitude(x, depth));
                 quantize(x, int8_inverse(scales[i]), depth, rows[i]);
                 corrections[i] = -128 * sum_of_bytes(rows[i], depth);
@@ -116,7 +135,9 @@ struct Int8 {
             for (int i = m; i < kMr; ++i) std::memset(rows[i], 0, sizeof rows[i]);
             std::memcpy(out, scales, sizeof scales);
             std::memcpy(out + sizeof scales, corrections, sizeof corrections);
-            out += sizeof scales + sizeof corrections;
+            std::memcpy(out + 2 * sizeof scales, aparts, sizeof aparts);
+            std::memcpy(out + 3 * sizeof scales, places, sizeof places);
+            out += kAHeader * kMr;
             interleave(rows, steps, 0, out);
             out += 4 * steps * kMr;
         }
@@ -245,9 +266,11 @@ struct Int8 {
                                                  Float (&result)[kMr][kVectors]) {
         const float* a_scales = static_cast<const float*>(a);
         const int32_t* corrections = reinterpret_cast<const int32_t*>(a_scales + kMr);
-        const int32_t* pa = corrections + kMr;
+        const float* aparts = a_scales + 2 * kMr;
+        const int32_t* places = corrections + 2 * kMr;
+        const int32_t* pa = places + kMr;
         const float* b_scales = static_cast<const float*>(b);
-        const int32_t* pb = reinterpret_cast<const int32_t*>(b_scales + kNr);
+        const int32_t *b_bytes = reinterpret_cast<const int32_t*>(b_scales + kNr), *pb = b_bytes;
         Int sums[kMr][kVectors];
 #pragma GCC unroll 16
         for (int i = 0; i < kMr; ++i) {
@@ -267,10 +290,15 @@ struct Int8 {
         }
 #pragma GCC unroll 16
         for (int i = 0; i < kMr; ++i) {
+            const int32_t* weights_apart = b_bytes + places[i] / 4 * kNr;  // that meet the value apart
+            const int shift = 8 * (places[i] % 4);
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) {
-                result[i][v] +=
-                    __builtin_convertvector(sums[i][v], Float) * (a_scales[i] * S::load(b_scales + v * kWidth));
+                Uint dwords;
+                std::memcpy(&dwords, weights_apart + v * kWidth, kBytes);
+                const Float weights = __builtin_convertvector((Int)(dwords >> shift & 255u), Float) - 128.0f;
+                const Float sum = __builtin_convertvector(sums[i][v], Float) * a_scales[i] + aparts[i] * weights;
+                result[i][v] += sum * S::load(b_scales + v * kWidth);
             }
         }
     }

@@ -26,5 +26,13 @@ inline int8_t int8_value(float x, float inverse) {
     return static_cast<int8_t>(bits);
 }
 
+// By the largest of these, for p = 0, 1, ... < 256, the value is chosen that is kept apart: the one of largest magnitude, its
+// last eight bits aside, and the first of several.
+inline uint32_t apart_key(float x, int64_t p) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return (bits & 0x7FFFFF00u) | (255u - static_cast<uint32_t>(p));
+}
+
 }  // namespace
 }  // namespace cpuft

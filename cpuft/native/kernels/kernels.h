@@ -50,9 +50,12 @@ struct DirectInt8 {
 //   a block of A:  [mr][a_header bytes]  [ceil(k / kr)][mr][kr]     rows past the end and values past k are zero
 //   a block of B:  [nr][b_header bytes]  [ceil(k / kr)][nr][kr]     the same
 //
-// int8 (kr = 4): x ~ scale q, q = round(x / scale). A is signed, one scale = max |x| / 127 for each row and block; B is
-// unsigned, q + 128. Headers: A has float scale[mr], then int32 correction[mr] = -128 sum(q), which takes the 128 out of the
-// sum again; B has float scale[nr], for each column and block where columns of B are rows of the weights, else 1.
+// int8 (kr = 4): x ~ scale q, q = round(x / scale). A is signed, one scale for each row and block, and the block's largest
+// value stands apart, in float32, with 0 in its place: a single one of many times the others' size, as real models'
+// activations and probabilities have it, would leave these few steps. scale = max |x| / 127 of the rest. B is unsigned,
+// q + 128. Headers: A has float scale[mr], int32 correction[mr] = -128 sum(q), which takes the 128 out of the sum again,
+// float apart[mr] and int32 place[mr], the depth in the block of that value; B has float scale[nr], for each column and block
+// where columns of B are rows of the weights, else 1.
 struct GemmKernel {
     const char* name;
     int mr, nr;           // register tile: mr x nr accumulators
