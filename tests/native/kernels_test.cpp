@@ -211,6 +211,12 @@ struct Decoded {
             if (is_a) {
                 std::memcpy(corrections.data(), at, corrections.size() * 4);
                 at += 4 * width;
+                for (int64_t i = 0; i < width; ++i) {
+                    int32_t place;
+                    std::memcpy(&place, at + 4 * (width + i), sizeof place);
+                    std::memcpy(&apart[{i, k0 + place}], at + 4 * i, sizeof(float));
+                }
+                at += 8 * width;
             }
             for (int64_t i = 0; i < width; ++i) {
                 for (int64_t p = 0; p < padded; ++p) {
@@ -226,12 +232,20 @@ struct Decoded {
         }
     }
     float scale(int64_t i, int64_t p) const { return scales[static_cast<size_t>(p / cpuft::kBlockDepth * width + i)]; }
+    // The value that stands apart, where this is its place.
+    const float* value_apart(int64_t i, int64_t p) const {
+        const auto found = apart.find({i, p});
+        return found == apart.end() ? nullptr : &found->second;
+    }
     double value(int64_t i, int64_t p) const {
-        return static_cast<double>(scale(i, p)) * static_cast<double>(integers.at({i, p}));
+        const double rounded = static_cast<double>(scale(i, p)) * static_cast<double>(integers.at({i, p}));
+        const float* exact = value_apart(i, p);
+        return exact == nullptr ? rounded : rounded + static_cast<double>(*exact);
     }
     int64_t width, depth;
     std::vector<float> scales;
     std::map<std::pair<int64_t, int64_t>, int> integers;
+    std::map<std::pair<int64_t, int64_t>, float> apart;
 };
 
 // Each value lies within half a step of what it stands for, but for float32's rounding of x / scale.
@@ -258,10 +272,23 @@ TEST(int8_packing_of_activations) {
                             const float value = x[static_cast<size_t>(i * k + p)];
                             return folded ? value * depth_scale[static_cast<size_t>(p)] : value;
                         };
-                        float largest = 0.0f;
-                        for (int64_t p = k0; p < end; ++p) largest = std::max(largest, std::fabs(wanted(p)));
-                        CHECK(decoded.scale(i, k0) == largest / 127.0f, "%s scale", kernel->name);
+                        float largest = 0.0f, largest_of_rest = 0.0f, apart = 0.0f;
                         for (int64_t p = k0; p < end; ++p) {
+                            const float magnitude = std::fabs(wanted(p));
+                            largest = std::max(largest, magnitude);
+                            if (decoded.value_apart(i, p) == nullptr) {
+                                largest_of_rest = std::max(largest_of_rest, magnitude);
+                                continue;
+                            }
+                            apart = magnitude;
+                            CHECK(*decoded.value_apart(i, p) == wanted(p), "%s value apart", kernel->name);
+                            CHECK((decoded.integers.at({i, p})) == 0, "%s counts it twice", kernel->name);
+                        }
+                        CHECK(apart >= largest * (1.0f - 0x1p-14f), "%s sets %g apart, not %g", kernel->name,
+                              static_cast<double>(apart), static_cast<double>(largest));
+                        CHECK(decoded.scale(i, k0) == largest_of_rest / 127.0f, "%s scale", kernel->name);
+                        for (int64_t p = k0; p < end; ++p) {
+                            if (decoded.value_apart(i, p) != nullptr) continue;
                             check_quantized(*kernel, static_cast<double>(wanted(p)),
                                             static_cast<double>(decoded.scale(i, p)), decoded.integers.at({i, p}));
                         }
