@@ -173,6 +173,45 @@ TEST(int8_products) {
     }
 }
 
+// One value of each row's block that is a thousand times the others' size: what the others contribute must not drown.
+TEST(int8_products_of_outliers) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        if (table->int8 == nullptr) continue;
+        Compute compute(1, *table, cpuft::Precision::kInt8);
+        Random random(15);
+        const int64_t m = 17, n = 40, k = 600;
+        const Weights w = make_weights(random, GGML_TYPE_Q8_0, n, 608);
+        auto a = random.floats(m * 608);
+        std::vector<float> outliers(a.size(), 0.0f);
+        for (int64_t i = 0; i < m; ++i) {
+            for (int64_t k0 = 0; k0 < k; k0 += cpuft::kBlockDepth) {
+                const auto at = static_cast<size_t>(i * 608 + k0 + (i * 37 + k0) % 96);
+                outliers[at] = a[at] *= 1000.0f;
+            }
+        }
+        std::vector<float> whole(static_cast<size_t>(m * n)), alone(whole.size());
+        for (const auto& [values, product] : {std::pair{&a, &whole}, std::pair{&outliers, &alone}}) {
+            cpuft::PackedRows packed;
+            packed.pack_rows(compute, *table->int8, values->data(), m, 608);
+            cpuft::multiply_transposed(compute, {{packed, w.matrix}}, nullptr, false, product->data());
+        }
+        test::Doubles wanted(whole.size());
+        for (size_t i = 0; i < a.size(); ++i) a[i] -= outliers[i];
+        for (int64_t i = 0; i < m; ++i) {
+            for (int64_t j = 0; j < n; ++j) {
+                const auto at = static_cast<size_t>(i * n + j);
+                for (int64_t p = 0; p < 608; ++p)
+                    wanted[at] += static_cast<double>(a[static_cast<size_t>(i * 608 + p)]) *
+                                  static_cast<double>(w.values[static_cast<size_t>(j * 608 + p)]);
+                whole[at] -= alone[at];
+            }
+        }
+        // The outliers' own rounding of weights is the same on both sides; float32 loses some of so large a sum.
+        const double off = test::distance(whole.data(), wanted);
+        CHECK(off < kInt8Distance, "%s is off by %g", table->int8->name, off);
+    }
+}
+
 // A NaN among the weights, here as the scale at the front of row 3, must reach the loss, where training stops.
 TEST(int8_products_do_not_hide_broken_weights) {
     for (const cpuft::KernelTable* table : test::tables()) {

@@ -361,12 +361,14 @@ TEST(int8_tiles) {
                                     sum += product;
                                     block_sum += product;
                                     size += std::fabs(product);
+                                    if (left.value_apart(i, p) != nullptr) block_sums += std::fabs(product);
                                     if (p + 1 < k && (p + 1) % cpuft::kBlockDepth != 0) continue;
                                     block_sums += std::fabs(block_sum);
                                     block_sum = 0.0;
                                 }
                                 const double before = accumulate ? static_cast<double>(start[at]) : 0.0;
-                                const double tolerance =  // a rounding of each block's sum, and those of double itself
+                                // Roundings of each block's sum and of what stands apart, and those of double itself.
+                                const double tolerance =
                                     4 * kRounding * (std::fabs(before) + block_sums) + 1e-13 * size;
                                 CHECK(std::fabs(static_cast<double>(c[at]) - before - sum) <= tolerance,
                                       "%s %dx%dx%lld: %.9g, expected %.9g", kernel->name, m, n, (long long)k,

@@ -185,18 +185,26 @@ void check_gated_mlp(cpuft::Gate kind) {
             return test::weighted_sum(dm, m);
         };
         loss();
-        std::vector<float> got = gate_in, dgate = dm, dup(gate_in.size(), NAN);
-        cpuft::StoredRows stored_gate, stored_up;
-        stored_gate.reserve(cpuft::Storage::kF32, T, F);
-        stored_up.reserve(cpuft::Storage::kF32, T, F);
-        cpuft::gated_mlp_forward(compute, kind, got.data(), up_in.data(), T, F, &stored_gate, &stored_up, got.data());
-        CHECK(test::distance(got.data(), m) < kClose, "%s", name);
-        std::vector<float> again(gate_in.size(), NAN);
-        cpuft::gated_mlp_backward(compute, kind, stored_gate, stored_up, dgate.data(), dgate.data(), dup.data(),
-                                  again.data());
-        CHECK(again == got, "%s: another result from what was kept", name);
-        CHECK(test::distance(dgate.data(), test::differentiate(gate, loss)) < kClose, "%s dgate", name);
-        CHECK(test::distance(dup.data(), test::differentiate(up, loss)) < kClose, "%s dup", name);
+        for (const cpuft::Storage storage : {cpuft::Storage::kBytes, cpuft::Storage::kBf16, cpuft::Storage::kF32}) {
+            std::vector<float> got = gate_in, got_up = up_in, dgate = dm, dup(gate_in.size(), NAN);
+            cpuft::StoredRows stored_gate, stored_up;
+            stored_gate.reserve(storage, T, F);
+            stored_up.reserve(storage, T, F);
+            cpuft::gated_mlp_forward(compute, kind, storage, got.data(), got_up.data(), T, F, &stored_gate, &stored_up,
+                                     got.data());
+            std::vector<float> again(gate_in.size(), NAN);
+            cpuft::gated_mlp_backward(compute, kind, stored_gate, stored_up, dgate.data(), dgate.data(), dup.data(),
+                                      again.data());
+            CHECK(again == got, "%s: another result from what was kept", name);
+            std::vector<float> unkept = gate_in, unkept_up = up_in;
+            cpuft::gated_mlp_forward(compute, kind, storage, unkept.data(), unkept_up.data(), T, F, nullptr, nullptr,
+                                     unkept.data());
+            CHECK(unkept == got, "%s: another result where nothing is kept", name);
+            if (storage != cpuft::Storage::kF32) continue;
+            CHECK(test::distance(got.data(), m) < kClose, "%s", name);
+            CHECK(test::distance(dgate.data(), test::differentiate(gate, loss)) < kClose, "%s dgate", name);
+            CHECK(test::distance(dup.data(), test::differentiate(up, loss)) < kClose, "%s dup", name);
+        }
     });
 }
 

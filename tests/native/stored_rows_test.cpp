@@ -57,6 +57,28 @@ TEST(stored_rows_come_back) {
     }
 }
 
+// The forward pass goes on with what the backward pass will read, to the bit, whether it is kept or not.
+TEST(rounded_rows_are_what_comes_back) {
+    for (const cpuft::KernelTable* table : test::tables()) {
+        Compute compute(2, *table, cpuft::Precision::kF32);
+        test::Random random(43);
+        for (const int64_t n : {1, 15, 64, 100, 257}) {
+            const int64_t T = 19;
+            const auto x = random.floats(T * n, 3.0f);
+            for (const auto& [storage, name] : kStorages) {
+                StoredRows stored;
+                stored.store(compute, storage, x.data(), T, n);
+                std::vector<float> wanted(x.size(), NAN), apart(x.size(), NAN), in_place = x;
+                stored.load(compute, wanted.data());
+                const float* got = cpuft::round_rows(compute, storage, x.data(), T, n, apart.data());
+                CHECK(std::equal(wanted.begin(), wanted.end(), got), "%s %s n = %lld", table->name, name, (long long)n);
+                cpuft::round_rows(compute, storage, in_place.data(), T, n, in_place.data());
+                CHECK(in_place == wanted, "%s %s n = %lld in place", table->name, name, (long long)n);
+            }
+        }
+    }
+}
+
 // A run must be able to see that it has diverged.
 TEST(stored_rows_do_not_hide_broken_values) {
     const int64_t n = 2 * kByteBlock;
