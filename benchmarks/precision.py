@@ -15,21 +15,23 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.options import json_option, models_option, threads_option
+from benchmarks.real_models import find_model
 from benchmarks.report import Row, print_rows
-from benchmarks.tasks import Task, Teacher, demo_task, mean_loss, teacher_task
+from benchmarks.tasks import Task, Teacher, demo_task, mean_loss, real_task, teacher_task
 from cpuft.data.batches import dropout_keys, passes, step_examples
 from cpuft.engine import Engine
 from cpuft.toolchain import cpu
 from cpuft.train.schedule import learning_rate
 
 PRECISIONS = ("f32", "bf16", "int8")
-PARTS = ("demo", "teacher", "gradients")
+PARTS = ("demo", "teacher", "gradients", "real")
+DEFAULT_PARTS = PARTS[:3]
 WINDOW = 25  # steps whose mean loss is a point of a curve
 EARLY = 100  # steps whose curve is compared point by point
 WARM_UP = 10  # steps before gradients are compared: where B is zero, as in a fresh adapter, those of A are zero
 
 DIFFERENCES = ("train_diff", "val_diff", "adapter_diff", "early_diff", "early_worst")
-RUN_COLUMNS = ("task", "seed", "arm", "train_loss", "val_loss", *DIFFERENCES)
+RUN_COLUMNS = ("task", "seed", "arm", "train_loss", "val_loss", *DIFFERENCES, "score")
 SUMMARY_COLUMNS = ("task", "arm", "figure", "n_seeds", "mean", "error", "spread", "least", "most")
 GRADIENT_COLUMNS = ("seed", "arm", "cosine_least", "cosine_median", "norm_diff", "loss_diff")
 
@@ -73,6 +75,7 @@ class Run:
     validation: float  # at the end, nats a token
     adapter: float  # the same adapter's, computed in float32
     seconds: float
+    score: float | None  # of its answers
 
     @property
     def curve(self) -> list[float]:
@@ -81,7 +84,16 @@ class Run:
 
 
 @click.command("precision")
-@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS, help="All by default.")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(PARTS),
+    multiple=True,
+    default=DEFAULT_PARTS,
+    show_default="all but real",
+)
+@click.option("--model", help="Of the part real: a real model's name or the path of its GGUF.")
+@click.option("--answers", type=click.IntRange(0), default=10, show_default=True, help="Of the part real, to be scored.")
 @click.option(
     "--arm",
     "arms",
@@ -102,6 +114,7 @@ def main(as_json: bool, parts: tuple[str, ...], **options: Any) -> None:
     demo trains the bundled model by the demo's configuration. teacher trains a fresh adapter, by the default
     configuration, to do what a random one does to a random Q4_K_M model. All arms of a seed have the same data in the
     same order, initial adapter and dropout; f32 always runs. gradients compares those of one step of the second task.
+    real trains a real model, which --model names, on the demo's examples, and scores what it then answers.
 
     Losses are nats a token: train_loss of the last 25 steps, val_loss at the end. Differences are percent of float32's:
     adapter_diff of the validation in float32 of what each arm learned, early_diff of the mean of the first 100 steps,
@@ -116,6 +129,7 @@ def main(as_json: bool, parts: tuple[str, ...], **options: Any) -> None:
       cpuft bench precision --json
       cpuft bench precision --part demo --arm avx2:f32 --arm int8 --seed 0 --seed 1
       cpuft bench precision --part gradients --arm bf16 --arm int8
+      cpuft bench precision --part real --model qwen2.5-coder-0.5b-instruct-q4_k_m --steps 100 --seed 0 --arm int8
     """
     for part in parts:
         report(part, as_json=as_json, **options)
@@ -128,12 +142,14 @@ def report(
     seeds: Sequence[int],
     steps: int,
     rate: float | None,
+    model: str | None,
+    answers: int,
     models: Path,
     threads: int,
     as_json: bool,
 ) -> None:
     """Prints the rows of a part as they come, and what those of a training come to."""
-    task = demo_task() if part == "demo" else teacher_task(models, Teacher(), threads)
+    task = _task(part, model, answers, models, threads)
     if rate is not None:
         task = replace(task, config=replace(task.config, training=replace(task.config.training, learning_rate=rate)))
     others = [arm for arm in arms if arm != BASELINE]
@@ -143,6 +159,16 @@ def report(
     rows: list[Row] = []
     print_rows("precision", _kept(rows, compare(part, task, others, seeds, steps, threads)), RUN_COLUMNS, as_json)
     print_rows("precision summary", summaries(rows), SUMMARY_COLUMNS, as_json)
+
+
+def _task(part: str, model: str | None, answers: int, models: Path, threads: int) -> Task:
+    if part == "demo":
+        return demo_task()
+    if part != "real":
+        return teacher_task(models, Teacher(), threads)
+    if model is None:
+        raise click.UsageError("the part real needs --model")
+    return real_task(find_model(model), answers)
 
 
 def default_arms() -> list[Arm]:
@@ -187,6 +213,7 @@ def row(name: str, task: Task, seed: int, arm: Arm, run: Run, baseline: Run) -> 
         "early_diff": _percent(early, wanted_early),
         "early_worst": max(points, key=abs),
         "floor": None if task.floor is None else round(task.floor, 5),
+        "score": None if run.score is None else round(run.score, 4),
         "curve": [round(point, 5) for point in run.curve],
         "seconds": round(run.seconds, 1),
     }
@@ -204,7 +231,8 @@ def train(task: Task, arm: Arm, seed: int, steps: int, threads: int) -> Run:
     seconds = time.monotonic() - started
     with _opened(task, BASELINE, seed, threads) as engine:
         engine.parameters[:] = parameters
-        return Run(isa, losses, validation, mean_loss(engine, task.validation, config.tokens_per_pass), seconds)
+        learned = mean_loss(engine, task.validation, config.tokens_per_pass)
+        return Run(isa, losses, validation, learned, seconds, None if task.score is None else task.score(engine))
 
 
 def summaries(rows: Sequence[Row]) -> Iterator[Row]:

@@ -1,10 +1,10 @@
 """Real models: each precision's gradient beside float32's, on real text, with its speed and memory."""
 
-import os
+import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.fresh_process import HERE
+from benchmarks.fresh_process import HERE, figures_of
 from benchmarks.options import json_option, threads_option
 from benchmarks.precision import Arm, ArmType
-from benchmarks.real_side import Settings, run
+from benchmarks.real_models import MODELS, find_model
+from benchmarks.real_side import ALPHA, GRADIENT, RANK, Settings, Tensor, run
 from benchmarks.report import Row, print_rows
+from benchmarks.train_throughput import PEER_PYTHON
 from cpuft.engine import FloatArray
-from cpuft.errors import UserError
-from cpuft.toolchain import cache, cpu
+from cpuft.toolchain import cpu
 
-MODELS = ("gemma-3-270m-q4_k_m", "qwen2.5-coder-0.5b-instruct-q4_k_m", "qwen2.5-coder-1.5b-instruct-q4_k_m")
 TEXTS = HERE / "real_texts.jsonl"
 BASELINE = Arm("f32")
 SMALL = 1e-3  # of the largest tensor's norm: a gradient below counts for nothing
@@ -42,12 +42,6 @@ class Distance:
     length: float
 
 
-def models_folder() -> Path:
-    """Return $CPUFT_REAL_MODELS, else real-models/ in the user's cache."""
-    explicit = os.environ.get("CPUFT_REAL_MODELS")
-    return Path(explicit) if explicit else Path.home() / ".cache/cpuft/real-models"
-
-
 def kernel_arms() -> list[Arm]:
     """Every precision by every kernel table that this CPU runs fast; tables without bfloat16 compute it in float32."""
     tables = [isa for isa, needed in cpu.ENGINE_ISAS.items() if needed <= cpu.cpu_features() and isa != "reference"]
@@ -63,6 +57,7 @@ def kernel_arms() -> list[Arm]:
 @click.option("--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=TEXTS)
 @click.option("--trained", type=click.IntRange(0), default=0, help="Steps before the gradient; 0: a random adapter.")
 @click.option("--repeats", type=click.IntRange(0), default=2, show_default=True, help="Timed passes after the first.")
+@click.option("--peer", "peers", type=click.Choice(["f32", "bf16"]), multiple=True, help="transformers + PEFT, too.")
 @threads_option
 @json_option
 def main(names: tuple[str, ...], arms: tuple[Arm, ...], as_json: bool, **options: Any) -> None:
@@ -77,45 +72,57 @@ def main(names: tuple[str, ...], arms: tuple[Arm, ...], as_json: bool, **options
       cpuft bench real
       cpuft bench real --model qwen2.5-coder-1.5b-instruct-q4_k_m --arm int8 --arm avx512bf16:bf16 --trained 50
     """
+    if options["peers"] and not PEER_PYTHON.exists():
+        raise click.UsageError(f"--peer needs torch, transformers and peft in {PEER_PYTHON}: run `make peers`")
     models = [find_model(name) for name in names]
     rows = (row for model in models for row in compare(model, arms or kernel_arms(), **options))
     print_rows("real", rows, COLUMNS, as_json)
 
 
-def find_model(name: str) -> Path:
-    """Return the file of a model in the folder, or at a path.
-
-    Raises:
-        UserError: there is none.
-    """
-    for path in (models_folder() / f"{name}.gguf", Path(name)):
-        if path.is_file():
-            return path
-    raise UserError(f"no model {name} in {models_folder()}: put it there, or set CPUFT_REAL_MODELS")
-
-
 def compare(
-    model: Path, arms: Iterable[Arm], *, texts: Path, trained: int, repeats: int, threads: int
+    model: Path,
+    arms: Iterable[Arm],
+    *,
+    peers: Sequence[str] = (),
+    texts: Path,
+    trained: int,
+    repeats: int,
+    threads: int,
 ) -> Iterator[Row]:
-    """A row for float32, then one for each arm, at the same parameters."""
+    """A row for float32, then one for each arm and peer, at the same parameters."""
     with tempfile.TemporaryDirectory() as folder:
-        parameters = str(Path(folder) / "parameters.npy") if trained else None
-
-        def side(arm: Arm, steps: int = 0) -> tuple[dict[str, Any], FloatArray]:
-            gradient = Path(folder) / "gradient.npy"
-            settings = Settings(
-                str(model), str(texts), str(gradient), arm.isa, arm.precision, steps, parameters, repeats, threads
-            )
-            return run(settings), np.load(gradient)
-
-        figures, wanted = side(BASELINE, trained)
+        settings = Settings(str(model), str(texts), folder, repeats=repeats, threads=threads)
+        gradient = Path(folder) / GRADIENT
+        figures = run(replace(settings, precision=BASELINE.precision, trained=trained))
+        wanted = np.load(gradient)
         yield _row(model, BASELINE, figures, figures, distance(figures["tensors"], wanted, wanted), trained)
         for arm in arms:
-            got_figures, got = side(arm)
-            yield _row(model, arm, got_figures, figures, distance(figures["tensors"], got, wanted), trained)
+            got = run(replace(settings, isa=arm.isa, precision=arm.precision))
+            found = distance(figures["tensors"], np.load(gradient), wanted)
+            yield _row(model, arm, got, figures, found, trained)
+        for dtype in peers:
+            got = run_peer(settings, dtype, figures["tensors"])
+            found = distance(figures["tensors"], np.load(gradient), wanted)
+            yield _row(model, f"peft-{dtype}", got, figures, found, trained)
 
 
-def distance(tensors: Sequence[tuple[str, int, tuple[int, int]]], got: FloatArray, wanted: FloatArray) -> Distance:
+def run_peer(settings: Settings, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """The same of transformers + PEFT, on the file's weights in float32, in autocast where `dtype` is bf16."""
+    spec = {
+        "model": settings.model,
+        "folder": settings.folder,
+        "dtype": dtype,
+        "rank": RANK,
+        "alpha": ALPHA,
+        "names": [name for name, *_ in tensors],
+        "repeats": settings.repeats,
+        "threads": settings.threads,
+    }
+    figures = figures_of([str(PEER_PYTHON), HERE / "peers" / "peft_real.py", json.dumps(spec)])
+    return {"isa": "torch", **figures}
+
+
+def distance(tensors: Sequence[Tensor], got: FloatArray, wanted: FloatArray) -> Distance:
     """tensors: name, offset and shape of each in both flat gradients."""
     norms = {name: float(np.linalg.norm(_part(wanted, offset, shape))) for name, offset, shape in tensors}
     large = [entry for entry in tensors if norms[entry[0]] >= SMALL * max(norms.values())]
@@ -125,7 +132,7 @@ def distance(tensors: Sequence[tuple[str, int, tuple[int, int]]], got: FloatArra
     return Distance(_cosine(got, wanted), cosines[worst], worst, length)
 
 
-def _row(model: Path, arm: Arm, figures: Row, baseline: Row, found: Distance, trained: int) -> Row:
+def _row(model: Path, arm: Arm | str, figures: Row, baseline: Row, found: Distance, trained: int) -> Row:
     return {
         "model": model.stem,
         "arm": str(arm),

@@ -8,11 +8,13 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,24 +32,27 @@ RANK, ALPHA = 16, 32.0
 DEVIATION = 0.005  # of B's values: about what 25 steps at a rate of 2e-4 move one by, if they all agree
 RATE = 2e-4  # of the training before the gradient
 PASS_TOKENS = 1024
+PARAMETERS, GRADIENT, TOKENS = "parameters.npy", "gradient.npy", "tokens.npz"
+
+
+Tensor = tuple[str, int, tuple[int, int]]  # name, offset and shape in the flat arrays
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is computed: the gradient of the texts' mean loss over an adapter of all linear layers.
 
-    gradient: where its values go, float32, in the engine's order.
-    trained: steps, over the texts in turn, in this precision, before it; the adapter starts with B = 0. With 0 B is random.
-    parameters: where the adapter is read from instead, or, with `trained`, written to.
+    folder: where `gradient.npy` goes, float32, in the engine's order, and the adapter lies as `parameters.npy`.
+    trained: the steps, over the texts in turn and in this precision, after which the adapter is written there; 0: its B
+        is random. None: it is read.
     """
 
     model: str
     texts: str
-    gradient: str
+    folder: str
     isa: str | None = None
     precision: str | None = None
-    trained: int = 0
-    parameters: str | None = None
+    trained: int | None = None
     repeats: int = 0  # passes that are timed, after this one
     threads: int = 0
 
@@ -83,6 +88,12 @@ def random_parameters(engine: Engine) -> FloatArray:
     return parameters
 
 
+def _arrays(examples: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
+    """The examples for a peer: tokens_0, supervised_0, tokens_1, ..."""
+    tokens = {f"tokens_{i}": example.tokens for i, example in enumerate(examples)}
+    return tokens | {f"supervised_{i}": example.supervised for i, example in enumerate(examples)}
+
+
 def measure(settings: Settings) -> dict[str, Any]:
     """What that process does."""
     model = read_gguf(Path(settings.model))
@@ -92,19 +103,21 @@ def measure(settings: Settings) -> dict[str, Any]:
         examples = texts_of(Path(settings.texts), formatter, model.get("tokenizer.chat_template") is not None)
         batches = passes(examples, np.arange(len(examples)), PASS_TOKENS)
         losses = []
-        for step in range(1, settings.trained + 1):
+        parameters = Path(settings.folder) / PARAMETERS
+        for step in range(1, (settings.trained or 0) + 1):
             (batch,) = passes(examples, np.array([(step - 1) % len(examples)]), PASS_TOKENS)
             total, count = engine.forward_backward(batch)
             losses.append(total / count)
             engine.step(step=step, learning_rate=RATE, max_grad_norm=1.0)
-        if settings.trained and settings.parameters:
-            np.save(settings.parameters, engine.parameters)
-        elif settings.parameters:
-            engine.parameters[:] = np.load(settings.parameters)
-        elif not settings.trained:
-            engine.parameters[:] = random_parameters(engine)
+        if settings.trained is None:
+            engine.parameters[:] = np.load(parameters)
+        else:
+            if settings.trained == 0:
+                engine.parameters[:] = random_parameters(engine)
+            np.save(parameters, engine.parameters)
+            np.savez(parameters.with_name(TOKENS), **_arrays(examples))
         sums, counts = zip(*map(engine.forward_backward, batches), strict=True)
-        np.save(settings.gradient, engine.gradients / np.float32(sum(counts)))
+        np.save(parameters.with_name(GRADIENT), engine.gradients / np.float32(sum(counts)))
         seconds = []
         for _ in range(settings.repeats):
             start = time.perf_counter()

@@ -5,14 +5,18 @@ teacher: what a random adapter, the teacher, does to a random base model is to b
          adapter on the same base, by the default configuration. The data are sequences sampled from the teacher, so no
          student can come below the teacher's own loss, and one without an adapter has as far to go as the teacher's
          reaches. Base weights are quantized as llama-quantize would; no text is involved, only a vocabulary's size.
+real:    a real model and the demo's examples, by the default configuration but for one example a step and no dropout,
+         so that a comparison in float32 ends within minutes. What was learned answers the demo's test concepts, too.
 """
 
 import datetime
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +27,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.fresh_process import ROOT
 from benchmarks.shapes import DEMO_VOCABULARY, Shape, write_model
 from cpuft import demo
+from cpuft.backends.llama_server import LlamaServer
 from cpuft.config import Config
 from cpuft.config_file import load_config
 from cpuft.data.batches import passes
 from cpuft.data.dataset import formatter_of, load_dataset
 from cpuft.data.examples import Example
 from cpuft.engine import Engine, FloatArray
+from cpuft.evaluate.benchmark import read_cases, run_benchmark
 from cpuft.files import atomic_write
+from cpuft.models.adapter import write_adapter
 from cpuft.models.gguf import read_gguf
+from cpuft.roles.ba import metric
 from cpuft.models.gguf_writer import TensorInfo
 
 Tokens = npt.NDArray[np.int32]
@@ -47,6 +55,7 @@ class Task:
     """Something to learn.
 
     floor: the validation loss of what the data were drawn from, nats a token, where it is known.
+    score: of the answers that the model gives with an adapter, 0 to 1, where there is something to answer.
     """
 
     model: Path
@@ -54,6 +63,7 @@ class Task:
     validation: list[Example]
     config: Config
     floor: float | None = None
+    score: Callable[[Engine], float] | None = None
 
 
 def mean_loss(engine: Engine, examples: Sequence[Example], tokens_per_pass: int) -> float:
@@ -66,8 +76,23 @@ def mean_loss(engine: Engine, examples: Sequence[Example], tokens_per_pass: int)
 def demo_task() -> Task:
     """The demo's training."""
     config, _ = load_config(ROOT / "configs" / "demo.yaml")
-    with Engine(demo.BASE_MODEL, threads=1) as engine:
-        formatter = formatter_of(read_gguf(demo.BASE_MODEL), engine, datetime.date(2026, 1, 1))
+    training, validation = _demo_examples(demo.BASE_MODEL, config)
+    return Task(demo.BASE_MODEL, training, validation, config)
+
+
+def real_task(model: Path, n_answers: int) -> Task:
+    """The demo's examples for another model, which answers the first so many of its test's concepts."""
+    config = Config()
+    training = replace(config.training, batch_size=1, gradient_accumulation_steps=1)
+    config = replace(config, training=training, lora=replace(config.lora, dropout=0.0))
+    examples, validation = _demo_examples(model, config)
+    return Task(model, examples, validation, config, score=partial(_score, model, config, n_answers) if n_answers else None)
+
+
+def _demo_examples(model: Path, config: Config) -> tuple[list[Example], list[Example]]:
+    """The demo's examples, for training and validation, as a model's tokens."""
+    with Engine(model, threads=1) as engine:
+        formatter = formatter_of(read_gguf(model), engine, datetime.date(2026, 1, 1))
         training, validation = (
             load_dataset(
                 path,
@@ -78,7 +103,17 @@ def demo_task() -> Task:
             ).examples
             for path in (demo.TRAIN, demo.VALIDATION)
         )
-    return Task(demo.BASE_MODEL, training, validation, config)
+    return training, validation
+
+
+def _score(model: Path, config: Config, n_answers: int, engine: Engine) -> float:
+    """The mean score of the answers that llama.cpp gives with the engine's adapter, at temperature 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.gguf"
+        tensors = {tensor.name: tensor.view(engine.parameters) for tensor in engine.adapter_tensors}
+        write_adapter(path, tensors, alpha=config.lora.alpha, architecture=engine.facts["architecture"])
+        with LlamaServer(model, adapter=path) as server:
+            return run_benchmark(server, read_cases(demo.TEST)[:n_answers], metric.score).average_score
 
 
 @dataclass(frozen=True)
