@@ -21,6 +21,7 @@ BENCHMARKS = {
     "merge": "benchmarks.merge",
     "precision": "benchmarks.precision",
     "real": "benchmarks.real",
+    "demo": "benchmarks.demo",
 }
 
 

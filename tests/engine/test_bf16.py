@@ -36,7 +36,7 @@ def test_ten_steps(shallow_case_name: str, model_of: ModelOf) -> None:
             loss, n_supervised = engine.forward_backward(batch(case.step_examples(number)))
             means.append(loss / n_supervised)
             step(engine, number, case.optimizer)
-    assert means == pytest.approx(expected.step_losses, rel=0.02 * depth(case))
+    assert means == pytest.approx(expected.step_losses, rel=0.03 * depth(case))
 
 
 def test_native_products_only_where_they_are_fast(model_of: ModelOf) -> None:
