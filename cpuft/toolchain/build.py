@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpuft.errors import ToolchainError
-from cpuft.toolchain import cache, cpu, ninja, sources
+from cpuft.toolchain import cache, cpu, mends, ninja, sources
 from cpuft.toolchain.compiler import Compilers, find_compilers
 from cpuft.toolchain.fetch import fetch, read_lock
 from cpuft.toolchain.locate import Toolchain, record, shared_library
@@ -152,8 +152,10 @@ def default_jobs() -> int:
 
 
 def _locked_source(root: Path) -> Source:
-    lock = read_lock(sources.project_dir() / "vendor" / "llama.cpp.lock")
-    return Source(fetch(lock, root / "sources"), name=lock.sha256, fingerprint=lock.sha256)
+    vendor = sources.project_dir() / "vendor"
+    lock, changes = read_lock(vendor / "llama.cpp.lock"), mends.read_mends(vendor / mends.FILE)
+    identity = f"{lock.sha256} {mends.digest(changes)}"
+    return Source(fetch(lock, changes, root / "sources"), name=identity, fingerprint=identity)
 
 
 def _local_source(directory: Path) -> Source:

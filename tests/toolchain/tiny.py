@@ -103,6 +103,11 @@ class TinyCheckout:
             "path": "vendor/llama.cpp",
         }
         (self.project / "vendor" / "llama.cpp.lock").write_text(yaml.safe_dump(lock))
+        self.write_mends([])
+
+    def write_mends(self, mends: list[dict[str, str]]) -> None:
+        """Say what this checkout changes in the llama.cpp that it fetches."""
+        (self.project / "vendor" / "llama.cpp.mends.yaml").write_text(yaml.safe_dump(mends))
 
     def pack(self) -> Path:
         """Return a source distribution that carries the tiny llama.cpp."""
@@ -124,7 +129,8 @@ class TinyCheckout:
 def _write_project(project: Path) -> None:
     shutil.copytree(ROOT / "cpuft", project / "cpuft", ignore=shutil.ignore_patterns("native", "demo", "__pycache__"))
     (project / "vendor").mkdir()
-    shutil.copy(ROOT / "vendor" / "llama.cpp.lock", project / "vendor")
+    for name in ("llama.cpp.lock", "llama.cpp.mends.yaml"):
+        shutil.copy(ROOT / "vendor" / name, project / "vendor")
     shutil.copy(ROOT / "CMakeLists.txt", project)
     native = project / "cpuft" / "native"
     native.mkdir()
