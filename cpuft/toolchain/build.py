@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpuft.errors import ToolchainError
@@ -39,11 +39,15 @@ _BYTES_PER_JOB = 1_000_000_000
 
 @dataclass(frozen=True)
 class Source:
-    """A llama.cpp tree: where it is, the name of its builds, and what changes when its content does."""
+    """A llama.cpp tree: where it is, the name of its builds, and what changes when its content does.
+
+    options: CMake options that were made for this very tree.
+    """
 
     directory: Path
     name: str
     fingerprint: str
+    options: dict[str, str] = field(default_factory=dict)
 
 
 def build(*, jobs: int | None = None, source: Path | None = None, force: bool = False) -> tuple[Toolchain, list[str]]:
@@ -81,13 +85,11 @@ def build_llama(
 
     Its programs work: where one does not, llama.cpp is compiled again for fewer instruction sets, and stderr says so.
     """
-    set_up = sources.project_dir() / "vendor" / "llama.cpp.cmake"
     features = cpu.cpu_features()
     key = cache.key_of(
         source=source.name,
         compilers=compilers.identity,
         options=LLAMA_OPTIONS,
-        set_up=cache.hash_files(set_up.parent, [set_up]),
         targets=LLAMA_TARGETS,
         machine=platform.machine(),
         features=sorted(features),
@@ -104,7 +106,7 @@ def build_llama(
     for rung in ladder.rungs(features):
         if fault:
             _say(f"{fault}: compiling the part of llama.cpp that computes again, without {rung.without}.")
-        options = {**LLAMA_OPTIONS, **rung.options, "CMAKE_PROJECT_llama.cpp_INCLUDE": str(set_up)}
+        options = {**LLAMA_OPTIONS, **source.options, **rung.options}
         ninja.configure(source.directory, tree, options, compilers=compilers, log=log, lock=lock)
         ninja.compile_targets(tree, LLAMA_TARGETS, jobs=jobs, title="llama.cpp", log=log, lock=lock)
         reason, fault = fault, proof.prove_llama(tree / "bin", tree / "proof.log")
@@ -177,8 +179,10 @@ def default_jobs() -> int:
 def _locked_source(root: Path) -> Source:
     vendor = sources.project_dir() / "vendor"
     lock, changes = read_lock(vendor / "llama.cpp.lock"), mends.read_mends(vendor / mends.FILE)
-    identity = f"{lock.sha256} {mends.digest(changes)}"
-    return Source(fetch(lock, changes, root / "sources"), name=identity, fingerprint=identity)
+    set_up = vendor / "llama.cpp.cmake"
+    identity = f"{lock.sha256} {mends.digest(changes)} {cache.hash_files(vendor, [set_up])}"
+    options = {"CMAKE_PROJECT_llama.cpp_INCLUDE": str(set_up)}
+    return Source(fetch(lock, changes, root / "sources"), name=identity, fingerprint=identity, options=options)
 
 
 def _local_source(directory: Path) -> Source:

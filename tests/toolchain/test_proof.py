@@ -4,10 +4,13 @@ The programs here are tiny but real: they are compiled, and those that shall die
 """
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from cpuft.demo import BASE_MODEL
 from cpuft.toolchain import Toolchain, cpu, ladder, proof
 
 from .tiny import ENGINE, SERVER, TinyCheckout
@@ -152,3 +155,20 @@ def test_the_real_programs_are_proven(built: Toolchain, tmp_path: Path) -> None:
     assert proof.prove_llama(built.lib_dir, tmp_path / "log") is None
     assert "Final estimate" in (tmp_path / "log").read_text()
     assert proof.prove_engine(built.engine_library, cpu.engine_isas(), tmp_path / "log") == {}
+
+
+@pytest.mark.parametrize("file_type", ["q4_0", "q4_1", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "f16"])
+def test_code_for_this_cpu_agrees_with_llama_cpps_plain_products(
+    file_type: str, built: Toolchain, tmp_path: Path
+) -> None:
+    """These are the types that AMX multiplies, and others that are packed anew for wide vectors."""
+    model, text = tmp_path / "model.gguf", tmp_path / "text"
+    text.write_text(12 * proof.TEXT)
+    quantize: list[str | Path] = [built.tool("llama-quantize"), "--allow-requantize", BASE_MODEL, model, file_type]
+    subprocess.run(quantize, capture_output=True, check=True)
+    perplexity: list[str | Path] = [built.tool("llama-perplexity"), "--model", model, "--file", text, *proof.READING]
+    estimates = []
+    for more in ([], ["--no-repack"]):
+        done = subprocess.run([*perplexity, *more], capture_output=True, text=True, check=True)
+        estimates += [float(found) for found in re.findall(r"Final estimate: PPL = (\S+)", done.stdout + done.stderr)]
+    assert estimates[0] == pytest.approx(estimates[1], rel=0.01)
