@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES
 
 from cpuft.errors import EngineError
-from cpuft.library import BYTES, DOUBLE, FLOATS, INT64, POINTER, TEXT, call, library
+from cpuft.library import BYTES, DOUBLE, FLOATS, INT64, POINTER, TEXT, call, default_isa, library
 
 # The linear layers that an adapter can attach to, in the order of `enum cpuft_target`.
 TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv", "ffn_gate_up")
@@ -111,7 +111,7 @@ class Engine:
     Args:
         model: path of a GGUF file.
         threads: worker threads; 0 takes every CPU that this process may use.
-        isa: a kernel table by name, as in cpuft.h; None for the best that this CPU has.
+        isa: a kernel table by name, as in cpuft.h; None for the best that this CPU has and that works.
         precision: "f32", "bf16" or "int8", as in cpuft.h; None for what it takes by itself.
 
     Raises:
@@ -121,6 +121,7 @@ class Engine:
     def __init__(self, model: Path, *, threads: int = 0, isa: str | None = None, precision: str | None = None) -> None:
         self._handle: int | None = None
         handle = POINTER()
+        isa = isa or default_isa()
         call("cpuft_open", os.fsencode(model), threads, _encoded(isa), _encoded(precision), ctypes.byref(handle))
         self._handle = handle.value
         self.facts: dict[str, Any] = json.loads(library().cpuft_describe(self._handle))

@@ -12,6 +12,7 @@ from typing import Any
 
 from cpuft import toolchain
 from cpuft.errors import EngineError, ModelError, ResourceError
+from cpuft.toolchain import cpu
 
 ABI_VERSION = 5
 
@@ -69,6 +70,14 @@ def _library_path() -> Path:
     """Return CPUFT_LIBRARY where set, else what `cpuft build` made."""
     explicit = os.environ.get("CPUFT_LIBRARY")
     return Path(explicit) if explicit else toolchain.locate().engine_library
+
+
+def default_isa() -> str | None:
+    """Return the best kernel table that works, where a better one was found not to; None leaves it to the engine."""
+    if os.environ.get("CPUFT_ISA") or os.environ.get("CPUFT_LIBRARY"):
+        return None
+    broken = toolchain.locate().broken_isas
+    return cpu.best_isa(cpu.cpu_features(), cpu.cpu_vendor(), broken) if broken else None
 
 
 @functools.cache

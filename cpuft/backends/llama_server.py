@@ -26,8 +26,8 @@ from cpuft.files import disk_errors
 from cpuft.models.adapter import check_base, read_adapter
 from cpuft.models.gguf import read_gguf
 from cpuft.toolchain.bound_process import bound
+from cpuft.toolchain.locate import LISTENING
 
-LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
 ERROR_LINE = re.compile(r"^\S* ?E (.*)$", re.MULTILINE)  # "0.00.031.150 E srv  load_model: failed to load model"
 TEMPLATE_REFUSAL = "Error: Jinja Exception: "  # before the words of a template's raise_exception
 FIXED_ARGUMENTS = (

@@ -4,21 +4,21 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpuft.errors import ToolchainError
-from cpuft.toolchain import cache, cpu, ninja, sources
+from cpuft.toolchain import cache, cpu, ladder, mends, ninja, proof, sources
 from cpuft.toolchain.compiler import Compilers, find_compilers
 from cpuft.toolchain.fetch import fetch, read_lock
-from cpuft.toolchain.locate import Toolchain, record, shared_library
+from cpuft.toolchain.locate import PROVEN, Toolchain, record, shared_library
 
 LLAMA_TARGETS = ["llama", "llama-server", "llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench"]
 LLAMA_OPTIONS = {
     "BUILD_SHARED_LIBS": "ON",
     "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON",  # libraries are found beside the program, wherever the cache is moved to
-    "GGML_NATIVE": "ON",
     "GGML_OPENMP": "OFF",  # its threads would fight with the engine's; ggml brings its own
+    "LLAMA_ALL_WARNINGS": "OFF",  # they take a tenth of the time and nobody reads them
     "LLAMA_CURL": "OFF",
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_APP": "OFF",
@@ -39,11 +39,15 @@ _BYTES_PER_JOB = 1_000_000_000
 
 @dataclass(frozen=True)
 class Source:
-    """A llama.cpp tree: where it is, the name of its builds, and what changes when its content does."""
+    """A llama.cpp tree: where it is, the name of its builds, and what changes when its content does.
+
+    options: CMake options that were made for this very tree.
+    """
 
     directory: Path
     name: str
     fingerprint: str
+    options: dict[str, str] = field(default_factory=dict)
 
 
 def build(*, jobs: int | None = None, source: Path | None = None, force: bool = False) -> tuple[Toolchain, list[str]]:
@@ -77,27 +81,40 @@ def build(*, jobs: int | None = None, source: Path | None = None, force: bool = 
 def build_llama(
     source: Source, root: Path, compilers: Compilers, *, jobs: int, force: bool = False, lock: int | None = None
 ) -> tuple[Path, bool]:
-    """Return the build of llama.cpp, with its products in bin/, and whether it had to be compiled."""
+    """Return the build of llama.cpp, with its products in bin/, and whether it had to be compiled.
+
+    Its programs work: where one does not, llama.cpp is compiled again for fewer instruction sets, and stderr says so.
+    """
+    features = cpu.cpu_features()
     key = cache.key_of(
         source=source.name,
         compilers=compilers.identity,
         options=LLAMA_OPTIONS,
         targets=LLAMA_TARGETS,
         machine=platform.machine(),
-        features=sorted(cpu.cpu_features()),
+        features=sorted(features),
     )
     tree, log = root / "llama" / key, root / "llama" / key / "build.log"
     stamp = tree / "complete.json"
-    if not force and cache.read_json(stamp) == {"fingerprint": source.fingerprint}:
+    if not force and cache.read_json(stamp).get("fingerprint") == source.fingerprint:
         return tree, False
     stamp.unlink(missing_ok=True)
     if force:
         shutil.rmtree(tree, ignore_errors=True)
     cache.require_space(root, _LLAMA_SPACE)
-    ninja.configure(source.directory, tree, LLAMA_OPTIONS, compilers=compilers, log=log, lock=lock)
-    ninja.compile_targets(tree, LLAMA_TARGETS, jobs=jobs, title="llama.cpp", log=log, lock=lock)
-    cache.write_json(stamp, {"fingerprint": source.fingerprint})
-    return tree, True
+    fault: proof.Fault | None = None
+    for rung in ladder.rungs(features):
+        if fault:
+            _say(f"{fault}: compiling the part of llama.cpp that computes again, without {rung.without}.")
+        options = {**LLAMA_OPTIONS, **source.options, **rung.options}
+        ninja.configure(source.directory, tree, options, compilers=compilers, log=log, lock=lock)
+        ninja.compile_targets(tree, LLAMA_TARGETS, jobs=jobs, title="llama.cpp", log=log, lock=lock)
+        reason, fault = fault, proof.prove_llama(tree / "bin", tree / "proof.log")
+        if fault is None:
+            because = {"without": rung.without, "because": str(reason)} if reason else {}
+            cache.write_json(stamp, {"fingerprint": source.fingerprint, **because})
+            return tree, True
+    raise ToolchainError(f"{fault}, whatever it is compiled for: set CC and CXX to another compiler (log: {log})")
 
 
 def build_engine(
@@ -105,13 +122,15 @@ def build_engine(
 ) -> tuple[Path, bool]:
     """Return libcpuft.so, linked to the build `llama`, and whether it had to be compiled.
 
+    Each of its kernel tables that this CPU runs was tried; what does not work is noted beside it, and stderr says so.
+
     The library is stored under a digest of its sources, so a checkout never gets the engine of another one's sources;
     the tree that it is compiled in belongs to this checkout and is kept, so that an edit recompiles one file.
     """
     content = sources.engine_hash()
     key = cache.key_of(engine=content, llama=llama.name, compilers=compilers.identity)
     library = root / "engine" / key / shared_library("cpuft")
-    if library.exists() and not force:
+    if not force and library.exists() and (library.parent / PROVEN).exists():
         return library, False
     tree = engine_tree(root, llama)
     log = tree / "build.log"
@@ -128,6 +147,12 @@ def build_engine(
     temporary = library.with_name(f".{library.name}.{os.getpid()}")
     shutil.copy2(tree / "native" / library.name, temporary)
     temporary.replace(library)
+    faults = proof.prove_engine(library, cpu.engine_isas(), library.parent / "proof.log")
+    if plain := faults.get("reference"):
+        raise ToolchainError(f"{plain}: set CC and CXX to another compiler and run `cpuft build`")
+    for fault in faults.values():
+        _say(f"{fault}: it will not be used.")
+    cache.write_json(library.parent / PROVEN, {"faults": {isa: str(fault) for isa, fault in faults.items()}})
     return library, True
 
 
@@ -152,8 +177,12 @@ def default_jobs() -> int:
 
 
 def _locked_source(root: Path) -> Source:
-    lock = read_lock(sources.project_dir() / "vendor" / "llama.cpp.lock")
-    return Source(fetch(lock, root / "sources"), name=lock.sha256, fingerprint=lock.sha256)
+    vendor = sources.project_dir() / "vendor"
+    lock, changes = read_lock(vendor / "llama.cpp.lock"), mends.read_mends(vendor / mends.FILE)
+    set_up = vendor / "llama.cpp.cmake"
+    identity = f"{lock.sha256} {mends.digest(changes)} {cache.hash_files(vendor, [set_up])}"
+    options = {"CMAKE_PROJECT_llama.cpp_INCLUDE": str(set_up)}
+    return Source(fetch(lock, changes, root / "sources"), name=identity, fingerprint=identity, options=options)
 
 
 def _local_source(directory: Path) -> Source:
@@ -171,4 +200,8 @@ def _local_source(directory: Path) -> Source:
 
 
 def _say_waiting() -> None:
-    print("Another `cpuft build` is at work; waiting for it to end.", file=sys.stderr, flush=True)
+    _say("Another `cpuft build` is at work; waiting for it to end.")
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

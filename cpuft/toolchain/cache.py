@@ -1,8 +1,10 @@
 """Where built things are kept, under which key, and how one process at a time writes there.
 
-CACHE/sources/PACKAGE-VERSION-SHA/    the unpacked llama.cpp, complete if it exists
-CACHE/llama/KEY/                      a build of llama.cpp: bin/ (libraries and tools), build.log, complete.json
-CACHE/engine/KEY/libcpuft.so          a build of the engine
+CACHE/sources/PACKAGE-VERSION-SHA-MENDS/
+                                      the unpacked and mended llama.cpp, complete if it exists
+CACHE/llama/KEY/                      a build of llama.cpp: bin/ (libraries and tools), build.log, proof.log, and
+                                      complete.json once its programs have worked
+CACHE/engine/KEY/libcpuft.so          a build of the engine, and proven.json once each kernel table was tried
 CACHE/engine/trees/KEY/               its build tree: one for each checkout, so that an edit recompiles one file
 CACHE/checkouts/KEY.json              what the last `cpuft build` of a checkout chose
 """

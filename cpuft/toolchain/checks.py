@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from cpuft.errors import ToolchainError
-from cpuft.toolchain import cache, cpu, ram
+from cpuft.toolchain import cache, cpu, proof, ram
 from cpuft.toolchain.compiler import find_cmake, find_compilers, find_ninja
-from cpuft.toolchain.locate import locate
+from cpuft.toolchain.locate import Toolchain, locate
 
 # A LoRA run on a 0.5B model takes about this much memory; llama.cpp and two merged models of that size, this much disk.
 _MEMORY_NEEDED = 2_000_000_000
@@ -31,7 +31,7 @@ class Check:
 
 
 def run_checks() -> list[Check]:
-    """Return all findings; none of them raises."""
+    """Return all findings; none of them raises. What `cpuft build` proved is proved again, which takes seconds."""
     return [
         _cpu(),
         _isa(),
@@ -42,6 +42,7 @@ def run_checks() -> list[Check]:
         _tool("ninja", lambda: _version(find_ninja())),
         _tool("toolchain", lambda: str(locate().lib_dir)),
         _tool("engine", lambda: str(locate().engine_library)),
+        *_proofs(),
         _ollama(),
     ]
 
@@ -53,7 +54,7 @@ def _cpu() -> Check:
 def _isa() -> Check:
     features = cpu.cpu_features()
     chosen = os.environ.get("CPUFT_ISA")
-    best = cpu.best_isa(features, cpu.cpu_vendor())
+    best = cpu.best_isa(features, cpu.cpu_vendor(), _broken_isas())
     if chosen is None:
         slow = "a CPU with AVX2 trains many times faster" if best == "reference" else ""
         return Check("instruction set", "works", best, slow)
@@ -91,6 +92,47 @@ def _tool(name: str, find: Callable[[], str]) -> Check:
     except ToolchainError as error:
         found, _, mend = str(error).partition(": ")
         return Check(name, "missing", found, mend)
+
+
+def _broken_isas() -> list[str]:
+    try:
+        return list(locate().broken_isas)
+    except ToolchainError:
+        return []
+
+
+def _proofs() -> list[Check]:
+    """Run everything that was built once; nothing where nothing was."""
+    try:
+        toolchain = locate()
+    except ToolchainError:
+        return []
+    return [_proven("programs", _prove_llama, toolchain), _proven("training", _prove_engine, toolchain)]
+
+
+def _proven(name: str, prove: Callable[[Toolchain], Check], toolchain: Toolchain) -> Check:
+    try:
+        return prove(toolchain)
+    except (ToolchainError, OSError) as error:
+        return Check(name, "missing", str(error), "mend that, or run `cpuft build --force`")
+
+
+def _prove_llama(toolchain: Toolchain) -> Check:
+    if fault := proof.prove_llama(toolchain.lib_dir, toolchain.root / "proof.log"):
+        return Check("programs", "missing", str(fault), "run `cpuft build --force`")
+    found = ", ".join(proof.PROGRAMS)
+    for without, because in toolchain.lacks.items():
+        return Check("programs", "works", f"{found}, without {without}", f"{because} with it when it was built")
+    return Check("programs", "works", found)
+
+
+def _prove_engine(toolchain: Toolchain) -> Check:
+    isas, known = cpu.engine_isas(), toolchain.broken_isas
+    faults = proof.prove_engine(toolchain.engine_library, isas, toolchain.engine_library.parent / "proof.log")
+    if new := [str(fault) for isa, fault in faults.items() if isa not in known]:
+        return Check("training", "missing", "; ".join(new), "run `cpuft build --force`")
+    found = f"a step with each of {', '.join(isa for isa in isas if isa not in faults)}"
+    return Check("training", "works", found, "; ".join(f"{fault}: it is not used" for fault in faults.values()))
 
 
 def _version(program: Path) -> str:

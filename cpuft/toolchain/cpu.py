@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
@@ -48,10 +49,17 @@ def cpu_vendor() -> str:
     return _cpuinfo().get("vendor_id", "")
 
 
-def best_isa(features: frozenset[str], vendor: str) -> str:
-    """Return the fastest instruction set of the engine that a CPU with these features runs."""
+def best_isa(features: frozenset[str], vendor: str, broken: Iterable[str] = ()) -> str:
+    """Return the fastest instruction set of the engine that a CPU with these features runs, none of `broken`."""
     slow = {"avx512bf16"} if vendor == SLOW_BF16_VENDOR else set()
-    return next(isa for isa, needed in ENGINE_ISAS.items() if needed <= features and isa not in slow)
+    left = (isa for isa, needed in ENGINE_ISAS.items() if needed <= features and isa not in {*slow, *broken})
+    return next(left, "reference")
+
+
+def engine_isas() -> list[str]:
+    """Return the instruction sets of the engine that this CPU runs, plain C++ first."""
+    features = cpu_features()
+    return [isa for isa, needed in reversed(ENGINE_ISAS.items()) if needed <= features]
 
 
 def available_cpus() -> int:

@@ -1,4 +1,4 @@
-"""Brings the llama.cpp that the lock file names into the cache."""
+"""Brings the llama.cpp that the lock file names into the cache, and mends it there."""
 
 import os
 import re
@@ -6,12 +6,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from cpuft.errors import ToolchainError
+from cpuft.toolchain import mends
 from cpuft.toolchain.cache import disk_full, naming_disk_faults, require_space
 
 # The archive (77 MB), pip's own unpacked copy of it (217 MB), and ours.
@@ -51,16 +53,16 @@ def read_lock(path: Path) -> Lock:
     return Lock(**values)
 
 
-def fetch(lock: Lock, sources: Path) -> Path:
-    """Return the unpacked llama.cpp tree of `lock` below `sources`, downloading it where it is not there yet.
+def fetch(lock: Lock, changes: Sequence[mends.Mend], sources: Path) -> Path:
+    """Return the llama.cpp tree of `lock`, with `changes` made, below `sources`; download it where it is not there yet.
 
     pip downloads, so that the user's own index, proxy and certificates hold; it compares the checksum before it looks
     into the archive. The tree appears under its name only when it is complete.
 
     Raises:
-        ToolchainError: no network, wrong checksum, no such version, or a full disk.
+        ToolchainError: no network, wrong checksum, no such version, a change that does not fit, or a full disk.
     """
-    tree = sources / lock.identity
+    tree = sources / f"{lock.identity}-{mends.digest(changes)}"
     if tree.is_dir():
         return tree
     sources.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,7 @@ def fetch(lock: Lock, sources: Path) -> Path:
         temporary = Path(name)
         archive = _download(lock, temporary)
         _unpack(archive, lock.path, temporary / "tree")
+        mends.apply(changes, temporary / "tree")
         os.replace(temporary / "tree", tree)
     return tree
 

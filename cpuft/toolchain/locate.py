@@ -9,6 +9,10 @@ from pathlib import Path
 from cpuft.errors import ToolchainError
 from cpuft.toolchain import cache, cpu, sources
 
+# Beside the engine's library once it was tried: which of its kernel tables do not work here, and how each ended.
+PROVEN = "proven.json"
+# What llama-server prints, with its address, once it can be asked.
+LISTENING = re.compile(rb"listening on (http://127\.0\.0\.1:\d+)")
 # Settings of llama.cpp's programs that a user has for himself: they would change results behind our back.
 FOREIGN_VARIABLES = re.compile(r"LLAMA_ARG_|LLAMA_API_KEY$|LLAMA_LOG_|HF_TOKEN$")
 
@@ -39,6 +43,17 @@ class Toolchain:
             raise ToolchainError(f"{name} is not in {self.lib_dir}: run `cpuft build --force`")
         return path
 
+    @property
+    def lacks(self) -> dict[str, str]:
+        """What llama.cpp was compiled without because its programs did not work with it, and why; usually empty."""
+        stamp = cache.read_json(self.root / "complete.json")
+        return {stamp["without"]: stamp["because"]} if "without" in stamp else {}
+
+    @property
+    def broken_isas(self) -> dict[str, str]:
+        """The kernel tables of the engine that do not work on this CPU, and how each ended; usually empty."""
+        return dict(cache.read_json(self.engine_library.parent / PROVEN).get("faults", {}))
+
 
 def locate() -> Toolchain:
     """Return the toolchain of this checkout.
@@ -60,6 +75,9 @@ def locate() -> Toolchain:
     for path in (toolchain.engine_library, toolchain.lib_dir / shared_library("llama"), toolchain.source):
         if not path.exists():
             raise ToolchainError(f"{path} is gone from the cache: run `cpuft build`")
+    for stamp in (toolchain.root / "complete.json", toolchain.engine_library.parent / PROVEN):
+        if not stamp.exists():
+            raise ToolchainError(f"{stamp.parent} was not built to its end, or not proven: run `cpuft build`")
     return toolchain
 
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,11 +70,11 @@ def _run(command: list[str], doing: str, *, log: Path, bar: "tqdm[Any] | None", 
 
 def _follow(output: IO[str] | None, log: IO[str], bar: "tqdm[Any] | None") -> str:
     """Copy the output to the log, drive the bar, and return the first complaint."""
-    fault = ""
+    fault, began = "", time.monotonic()
     for line in output or ():
         log.write(line)
         if bar is not None and (progress := _PROGRESS.match(line)):
-            _advance(bar, int(progress[1]), int(progress[2]))
+            _advance(bar, int(progress[1]), int(progress[2]), time.monotonic() - began)
         if "No space left on device" in line:
             fault = line
         elif not fault and (complaint := _FAULT.search(line)):
@@ -81,13 +82,15 @@ def _follow(output: IO[str] | None, log: IO[str], bar: "tqdm[Any] | None") -> st
     return fault.strip()
 
 
-def _advance(bar: "tqdm[Any]", done: int, total: int) -> None:
+def _advance(bar: "tqdm[Any]", done: int, total: int, seconds: float) -> None:
     """Move the bar; where there is no terminal and tqdm is silent, print a line every tenth of the way."""
     if not bar.disable:
         bar.total = total
         bar.update(done - bar.n)
     elif done == total or done * 10 // total > (done - 1) * 10 // total:
-        print(f"compiled {done} of {total}", file=sys.stderr, flush=True)
+        left = seconds / done * (total - done)
+        until = f", about {left / 60:.0f} min left" if left >= 60 else ""
+        print(f"compiled {done} of {total}{until}", file=sys.stderr, flush=True)
 
 
 def _explain(doing: str, fault: str, log: Path) -> ToolchainError:

@@ -93,7 +93,8 @@ def test_doctor_json(built: Toolchain, run_cpuft: RunCpuft) -> None:
     done = run_cpuft("doctor", "--json", env={"CPUFT_ISA": None})
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert list(checks) == [
-        "cpu", "instruction set", "memory", "disk", "compiler", "cmake", "ninja", "toolchain", "engine", "ollama",
+        "cpu", "instruction set", "memory", "disk", "compiler", "cmake", "ninja", "toolchain", "engine",
+        "programs", "training", "ollama",
     ]  # fmt: skip
     assert all(check.keys() == {"name", "status", "found", "mend"} for check in checks.values())
     assert checks["toolchain"]["found"] == str(built.lib_dir)

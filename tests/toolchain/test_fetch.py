@@ -68,6 +68,47 @@ def test_damaged_lock(locked: TinyCheckout) -> None:
     assert "must hold exactly the keys package, version, sha256, path" in _refused(locked)
 
 
+MEND = {"why": "three is too few", "file": "ggml.c", "find": "return 0", "replace": "return 3"}
+
+
+def test_what_is_fetched_is_mended_and_compiled_anew(locked: TinyCheckout) -> None:
+    locked.run("build")
+    locked.write_mends([MEND])
+    assert "Compiled llama.cpp and the engine." in locked.run("build").stdout
+    bare, mended = sorted((locked.cache / "sources").iterdir(), key=lambda tree: "3" in (tree / "ggml.c").read_text())
+    assert "return 0" in (bare / "ggml.c").read_text()
+    assert "return 3" in (mended / "ggml.c").read_text()
+    locked.write_mends([{**MEND, "why": "said otherwise"}])
+    assert "up to date" in locked.run("build").stdout
+
+
+def test_the_users_own_tree_is_not_mended(tiny: TinyCheckout) -> None:
+    tiny.write_mends([MEND])
+    assert tiny.run("build", "--source", tiny.llama).returncode == 0
+    assert "return 0" in (tiny.llama / "ggml.c").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"find": "return 1"}, "ggml.c has 'return 1' 0 times, expected once"),
+        ({"find": "g"}, "ggml.c has 'g' 2 times, expected once"),
+        ({"file": "gone.c"}, "gone.c has 'return 0' 0 times, expected once"),
+    ],
+)
+def test_mend_that_does_not_fit(change: dict[str, str], said: str, locked: TinyCheckout) -> None:
+    locked.write_mends([{**MEND, **change}])
+    sentence = _refused(locked)
+    assert "vendor/llama.cpp.mends.yaml does not fit this llama.cpp" in sentence
+    assert said in sentence
+
+
+@pytest.mark.parametrize("text", ["find: this", "- find: this", "- {why: '', file: a, find: b, replace: c}"])
+def test_damaged_mends(text: str, locked: TinyCheckout) -> None:
+    (locked.project / "vendor" / "llama.cpp.mends.yaml").write_text(text)
+    assert "must be a list of entries with the keys why, file, find, replace" in _refused(locked)
+
+
 @pytest.mark.parametrize("variable", ["CC", "CXX"])
 def test_no_compiler(locked: TinyCheckout, variable: str) -> None:
     locked.environment[variable] = "no-such-compiler"

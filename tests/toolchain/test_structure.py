@@ -12,7 +12,7 @@ PACKAGE = ROOT / "cpuft"
 # Each row may import from its own and from the rows above it. A new room must be given its place here.
 LAYERS = (
     {"errors", "files", "terminal", "config", "config_file", "demo"},
-    {"toolchain", "library", "engine"},
+    {"toolchain", "library", "engine", "trial"},
     {"models", "data"},
     {"train", "backends"},
     {"roles"},

@@ -1,4 +1,7 @@
-"""A checkout that builds for real in seconds: this package with a one-line engine and a llama.cpp of one-line parts."""
+"""A checkout that builds for real in seconds: this package with a one-line engine and a llama.cpp of one-line parts.
+
+Its programs say what the real ones say when `cpuft build` tries them, so what a test breaks in them really breaks.
+"""
 
 import hashlib
 import os
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from cpuft.toolchain.proof import PERPLEXITY
 from tests.conftest import ROOT
 
 LIBRARIES = ("llama", "ggml", "ggml-cpu", "ggml-base")
@@ -26,6 +30,73 @@ for argument; do
 done
 exec {compiler} "$@"
 """
+
+# `llama_cpp_computes` is what all programs call, as the real ones call ggml's code for this CPU.
+COMPUTES = "int llama_cpp_computes(void) { return 0; }\n"
+TOOL = """#include <cstdio>
+extern "C" int llama_cpp_computes();
+int main() {
+    std::printf("Final estimate: PPL = %f +/- 0.1\\n", PERPLEXITY);
+    return llama_cpp_computes();
+}
+"""
+SERVER = """#include <arpa/inet.h>
+#include <unistd.h>
+#include <cstdio>
+#include <cstring>
+extern "C" int llama_cpp_computes();
+int main() {
+    sockaddr_in address{};
+    socklen_t size = sizeof address;
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    auto* any = reinterpret_cast<sockaddr*>(&address);
+    if (bind(listener, any, size) != 0 || listen(listener, 1) != 0 || getsockname(listener, any, &size) != 0) return 1;
+    std::printf("listening on http://127.0.0.1:%d\\n", ntohs(address.sin_port));
+    std::fflush(stdout);
+    const int request = accept(listener, nullptr, nullptr);
+    char body[4096];
+    if (read(request, body, sizeof body) < 0 || llama_cpp_computes() != 0) return 1;
+    const char* reply = "HTTP/1.0 200 OK\\r\\n\\r\\n{\\"content\\": \\"yes\\"}";
+    if (write(request, reply, std::strlen(reply)) < 0) return 1;
+    close(request);
+    pause();
+}
+"""
+ENGINE = 'extern "C" int cpuft_answer(const char* isa) { return isa ? 42 : 0; }\n'
+# What Python sees of that engine, as far as a trial of it goes.
+ENGINE_OF_PYTHON = '''"""The tiny engine."""
+
+import ctypes
+import os
+from cpuft.library import default_isa
+
+Batch = lambda *arrays: arrays
+
+
+class Engine:
+    def __init__(self, model, *, threads=0, isa=None):
+        self.isa = (isa or default_isa() or "its own choice").encode()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def tokenize(self, text):
+        return [1, 2, 3]
+
+    def adapter_init(self, **settings):
+        pass
+
+    def forward_backward(self, batch):
+        return ctypes.CDLL(os.environ["CPUFT_LIBRARY"]).cpuft_answer(self.isa), 1
+
+    def step(self, **settings):
+        return 1.0
+'''
 
 
 @dataclass
@@ -88,10 +159,13 @@ class TinyCheckout:
 
     def locate(self) -> "subprocess.CompletedProcess[str]":
         """Ask this checkout's own `toolchain.locate` for the engine; an error is its last line on stderr."""
-        code = "from cpuft import toolchain; print(toolchain.locate().engine_library)"
+        return self.python("from cpuft import toolchain; print(toolchain.locate().engine_library)")
+
+    def python(self, code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run Python code on this checkout's own package."""
         return subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.project, env=self.environment, capture_output=True, text=True, check=False,
+            [sys.executable, "-c", code], cwd=self.project, env={**self.environment, **environment},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def write_lock(self, archive: Path, *, sha256: str | None = None) -> None:
@@ -103,6 +177,11 @@ class TinyCheckout:
             "path": "vendor/llama.cpp",
         }
         (self.project / "vendor" / "llama.cpp.lock").write_text(yaml.safe_dump(lock))
+        self.write_mends([])
+
+    def write_mends(self, mends: list[dict[str, str]]) -> None:
+        """Say what this checkout changes in the llama.cpp that it fetches."""
+        (self.project / "vendor" / "llama.cpp.mends.yaml").write_text(yaml.safe_dump(mends))
 
     def pack(self) -> Path:
         """Return a source distribution that carries the tiny llama.cpp."""
@@ -122,9 +201,10 @@ class TinyCheckout:
 
 
 def _write_project(project: Path) -> None:
-    shutil.copytree(ROOT / "cpuft", project / "cpuft", ignore=shutil.ignore_patterns("native", "demo", "__pycache__"))
-    (project / "vendor").mkdir()
-    shutil.copy(ROOT / "vendor" / "llama.cpp.lock", project / "vendor")
+    shutil.copytree(ROOT / "cpuft", project / "cpuft", ignore=shutil.ignore_patterns("native", "*.gguf", "__pycache__"))
+    (project / "cpuft" / "demo" / "base-q8_0.gguf").touch()
+    (project / "cpuft" / "engine.py").write_text(ENGINE_OF_PYTHON)
+    shutil.copytree(ROOT / "vendor", project / "vendor")
     shutil.copy(ROOT / "CMakeLists.txt", project)
     native = project / "cpuft" / "native"
     native.mkdir()
@@ -133,20 +213,23 @@ def _write_project(project: Path) -> None:
         "target_link_libraries(cpuft_native PRIVATE cpuft_llama)\n"
         "set_target_properties(cpuft_native PROPERTIES OUTPUT_NAME cpuft)\n"
     )
-    (native / "engine.cpp").write_text('extern "C" int cpuft_answer() { return 42; }\n')
+    (native / "engine.cpp").write_text(ENGINE)
 
 
 def _write_llama(llama: Path) -> None:
     for folder in ("include", "ggml/include"):
         (llama / folder).mkdir(parents=True)
     (llama / "include" / "llama.h").touch()
-    lines = ["cmake_minimum_required(VERSION 3.24)", "project(tiny LANGUAGES C CXX)"]
+    lines = ["cmake_minimum_required(VERSION 3.24)", "project(llama.cpp LANGUAGES C CXX)"]
     lines += [f"set(CMAKE_{kind}_OUTPUT_DIRECTORY ${{CMAKE_BINARY_DIR}}/bin)" for kind in ("LIBRARY", "RUNTIME")]
     for name in LIBRARIES:
         (llama / f"{name}.c").write_text(f"int {name.replace('-', '_')}(void) {{ return 0; }}\n")
         lines.append(f"add_library({name} SHARED {name}.c)")
+    (llama / "ggml-cpu.c").write_text(COMPUTES)
+    lines += ["if(GGML_NATIVE)", "target_compile_definitions(ggml-cpu PRIVATE NATIVE)", "endif()"]
     lines.append("target_link_libraries(llama PRIVATE ggml ggml-cpu ggml-base)")
     for name in TOOLS:
-        (llama / f"{name}.cpp").write_text("int main() { return 0; }\n")
-        lines += [f"add_executable({name} {name}.cpp)", f"target_link_libraries({name} PRIVATE llama)"]
+        (llama / f"{name}.cpp").write_text(SERVER if name == "llama-server" else TOOL)
+        lines += [f"add_executable({name} {name}.cpp)", f"target_link_libraries({name} PRIVATE llama ggml-cpu)"]
+        lines.append(f"target_compile_definitions({name} PRIVATE PERPLEXITY={PERPLEXITY})")
     (llama / "CMakeLists.txt").write_text("\n".join(lines) + "\n")
