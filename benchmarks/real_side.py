@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.fresh_process import figures_of
 from benchmarks.peak_rss import own_peak_rss_mb
+from cpuft import demo
 from cpuft.data.batches import passes
 from cpuft.data.dataset import formatter_of
 from cpuft.data.examples import Example, Formatter
@@ -43,8 +45,8 @@ class Settings:
     """What is computed: the gradient of the texts' mean loss over an adapter of all linear layers.
 
     folder: where `gradient.npy` goes, float32, in the engine's order, and the adapter lies as `parameters.npy`.
-    trained: the steps, over the texts in turn and in this precision, after which the adapter is written there; 0: its B
-        is random. None: it is read.
+    trained: the steps, each on one of the demo's training examples and in this precision, after which the adapter is
+        written there; 0: its B is random. None: it is read.
     """
 
     model: str
@@ -65,10 +67,10 @@ def run(settings: Settings) -> dict[str, Any]:
     return figures_of([sys.executable, str(Path(__file__).resolve()), json.dumps(asdict(settings))])
 
 
-def texts_of(path: Path, formatter: Formatter, has_template: bool) -> list[Example]:
-    """The conversations of a file as a model's tokens; where it has no chat template, what they say, line by line."""
+def texts_of(path: Path, formatter: Formatter, has_template: bool, most: int | None = None) -> list[Example]:
+    """The (first) conversations of a file as a model's tokens; where that has no chat template, what they say."""
     examples: list[Example] = []
-    for number, record in read_records(path):
+    for number, record in islice(read_records(path), most):
         assert isinstance(record, Chat), f"{path}:{number}"
         examples += formatter.examples(record if has_template else _plain(record), f"{path.name}:{number}")
     return examples
@@ -100,12 +102,14 @@ def measure(settings: Settings) -> dict[str, Any]:
     with Engine(model.path, threads=settings.threads, isa=settings.isa, precision=settings.precision) as engine:
         engine.adapter_init(rank=RANK, alpha=ALPHA)
         formatter = formatter_of(model, engine, datetime.date(2026, 11, 27))
-        examples = texts_of(Path(settings.texts), formatter, model.get("tokenizer.chat_template") is not None)
+        has_template = model.get("tokenizer.chat_template") is not None
+        examples = texts_of(Path(settings.texts), formatter, has_template)
+        lessons = texts_of(demo.TRAIN, formatter, has_template, settings.trained or 0)
         batches = passes(examples, np.arange(len(examples)), PASS_TOKENS)
         losses = []
         parameters = Path(settings.folder) / PARAMETERS
-        for step in range(1, (settings.trained or 0) + 1):
-            (batch,) = passes(examples, np.array([(step - 1) % len(examples)]), PASS_TOKENS)
+        for step, lesson in enumerate(lessons, 1):
+            (batch,) = passes([lesson], np.array([0]), PASS_TOKENS)
             total, count = engine.forward_backward(batch)
             losses.append(total / count)
             engine.step(step=step, learning_rate=RATE, max_grad_norm=1.0)
