@@ -1,8 +1,8 @@
 # Included by CMake right after the project() of the llama.cpp that llama.cpp.lock names: the same programs, as fast where
 # speed counts, compiled in half the time. ggml, which computes, keeps the -O3 of a release.
 
-# Compile a target at a level of optimization, with the headers that most of its time goes into read once.
-#   TOGETHER  several of its files at a time, as most of their text is headers
+# Compile a target at a level of optimization.
+#   TOGETHER  many of its files at a time, with the headers that most of their text is made of read once
 #   FAST      its files that work for each token or each weight, compiled as for a release
 #   ALONE     its files that do not go together with others
 function(cpuft_compile target level)
@@ -11,28 +11,27 @@ function(cpuft_compile target level)
         return()
     endif()
     target_compile_options(${target} PRIVATE ${level})
+    if(NOT its_TOGETHER)
+        return()
+    endif()
     set(headers algorithm array atomic chrono condition_variable cstdint cstring filesystem fstream functional iomanip
         iostream list map memory mutex optional random regex set sstream stdexcept string thread unordered_map
         unordered_set variant vector)
     list(TRANSFORM headers REPLACE "(.+)" "$<$<COMPILE_LANGUAGE:CXX>:<\\1$<ANGLE-R>>")
     target_precompile_headers(${target} PRIVATE ${headers})
-
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 12)
     get_target_property(directory ${target} SOURCE_DIR)
-    list(TRANSFORM its_FAST PREPEND "${directory}/")
-    list(TRANSFORM its_ALONE PREPEND "${directory}/")
-    if(its_TOGETHER)
-        set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 12)
-        file(GLOB sources "${directory}/*.cpp")
-        set_source_files_properties(${sources} TARGET_DIRECTORY ${target} PROPERTIES SKIP_UNITY_BUILD_INCLUSION OFF)
-    endif()
+    file(GLOB sources "${directory}/*.cpp")
+    set_source_files_properties(${sources} TARGET_DIRECTORY ${target} PROPERTIES SKIP_UNITY_BUILD_INCLUSION OFF)
+    foreach(name IN LISTS its_FAST its_ALONE)
+        set_source_files_properties("${directory}/${name}" TARGET_DIRECTORY ${target} PROPERTIES
+            SKIP_UNITY_BUILD_INCLUSION ON)
+    endforeach()
     # GCC 12 crashes where a precompiled header was made at another level.
-    if(its_FAST)
-        set_source_files_properties(${its_FAST} TARGET_DIRECTORY ${target} PROPERTIES
-            SKIP_UNITY_BUILD_INCLUSION ON SKIP_PRECOMPILE_HEADERS ON COMPILE_OPTIONS -O3)
-    endif()
-    if(its_ALONE)
-        set_source_files_properties(${its_ALONE} TARGET_DIRECTORY ${target} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
-    endif()
+    foreach(name IN LISTS its_FAST)
+        set_source_files_properties("${directory}/${name}" TARGET_DIRECTORY ${target} PROPERTIES
+            SKIP_PRECOMPILE_HEADERS ON COMPILE_OPTIONS -O3)
+    endforeach()
 endfunction()
 
 function(cpuft_compile_targets)

@@ -35,7 +35,7 @@ PERPLEXITY, TOLERANCE = 133.2, 0.03
 LOSS_TOLERANCE = 0.03
 
 _CHUNK = "64"  # tokens that are read at a time
-READING = ("--ctx-size", _CHUNK, "--batch-size", _CHUNK, "--ubatch-size", _CHUNK)
+READING = ("--ctx-size", _CHUNK, "--batch-size", _CHUNK, "--ubatch-size", _CHUNK, "--threads", "1")
 _SECONDS = 300.0  # far more than any of these programs takes on any machine
 _ESTIMATE = re.compile(r"Final estimate: PPL = (\S+)")
 _ERROR = re.compile(r"^(?:\S+ E |error: |Error: )(.*)$", re.MULTILINE)
