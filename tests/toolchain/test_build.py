@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cpuft.toolchain import Toolchain
+from cpuft import demo
+from cpuft.toolchain import Toolchain, sources
+from cpuft.toolchain.cache import cache_dir, key_of
+from tests.conftest import RunCpuft
 
 from .tiny import LIBRARIES, TOOLS, TinyCheckout
 
@@ -149,7 +152,38 @@ def test_toolchain_of_another_cpu_is_refused(tiny: TinyCheckout) -> None:
     tiny.run("build", "--source", tiny.llama)
     (record,) = (tiny.cache / "checkouts").iterdir()
     record.write_text(re.sub(r'"cpu_features": \[', '"cpu_features": ["avx1024",', record.read_text()))
-    assert "built on another CPU, which has avx1024" in tiny.locate().stderr
+    said = "built on another CPU, which has avx1024"
+    assert said in tiny.locate().stderr
+    assert said in tiny.run("doctor").stdout
+    assert "Everything is up to date." in tiny.run("build", "--source", tiny.llama).stdout
+    assert tiny.locate().returncode == 0
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_a_cache_from_another_cpu_is_told_before_anything_runs(
+    command: str, tmp_path: Path, run_cpuft: RunCpuft
+) -> None:
+    record = next((cache_dir() / "checkouts").glob(f"{key_of(package=str(sources.PACKAGE))}.json"))
+    moved = tmp_path / "cache" / "checkouts" / record.name
+    moved.parent.mkdir(parents=True)
+    moved.write_text(record.read_text().replace('"cpu_features": [', '"cpu_features": ["avx1024",'))
+    data = ["--model", demo.BASE_MODEL, "--train", demo.TRAIN] if command == "train" else []
+    env = {"CPUFT_CACHE": str(tmp_path / "cache")}
+    done = run_cpuft(command, *data, "--output", tmp_path / "run", env=env)
+    assert done.returncode == 2
+    assert "built on another CPU, which has avx1024" in done.stderr.splitlines()[-1]
+
+
+def test_half_a_build_is_refused(tiny: TinyCheckout) -> None:
+    """As `--force` leaves it when it is interrupted: the record of the last build stands, its stamp is gone."""
+    tiny.run("build", "--source", tiny.llama)
+    for stamp in ("llama/*/complete.json", "engine/*/proven.json"):
+        (path,) = tiny.cache.glob(stamp)
+        path.unlink()
+        assert "was not built to its end, or not proven: run `cpuft build`" in tiny.locate().stderr
+        assert tiny.run("build", "--source", tiny.llama).returncode == 0
+        assert tiny.locate().returncode == 0
 
 
 def test_emptied_cache_is_named(tiny: TinyCheckout) -> None:
@@ -162,8 +196,6 @@ def test_emptied_cache_is_named(tiny: TinyCheckout) -> None:
 
 @pytest.mark.parametrize("variable", ["CPUFT_CACHE", "XDG_CACHE_HOME"])
 def test_cache_is_where_the_environment_says(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cpuft.toolchain.cache import cache_dir
-
     for name in ("CPUFT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert cache_dir() == Path.home() / ".cache" / "cpuft"
