@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GgufConfig
+from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -32,11 +33,16 @@ LINEARS = {
 
 
 def build(settings: dict[str, Any]) -> Any:
-    """The model, its weights as the GGUF's values in float32, with an adapter; for bf16 they are rounded to that."""
+    """The model with an adapter, its weights as the GGUF's values, dense, in float32 or rounded to bfloat16."""
     path = Path(settings["model"])
     dtype = torch.bfloat16 if settings["dtype"] == "bf16" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        path.parent,
+        gguf_file=path.name,
+        quantization_config=GgufConfig(dequantize=True),  # else it computes on the packed weights, in float32
+        dtype=dtype,
+        attn_implementation="sdpa",
+        local_files_only=True,
     )
     model.config.use_cache = False
     lora = LoraConfig(
@@ -63,6 +69,7 @@ def adapter_of(model: Any, names: list[str]) -> list[torch.nn.Parameter]:
 def main() -> None:
     """Print loss, speed and memory; the gradient goes to the folder."""
     settings = json.loads(sys.argv[1])
+    logging.disable_progress_bar()
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])
     folder = Path(settings["folder"])
