@@ -1,0 +1,28 @@
+"""A really tuned model, imported into the real Ollama, answers there as it does in llama-server."""
+
+import json
+
+from cpuft.backends.generator import Sampling
+from cpuft.backends.llama_server import LlamaServer
+from tests.conftest import RunCpuft
+from tests.ollama import OllamaServer
+from tests.real.conftest import Shipped, Tuned
+
+NAME = "appointments:v1"
+
+
+def test_it_answers_as_in_llama_server(
+    tuned: Tuned, shipped: Shipped, run_cpuft: RunCpuft, ollama_server: OllamaServer
+) -> None:
+    """`cpuft import-ollama` compares the prompts; here the answers to held-out questions are compared, too."""
+    done = run_cpuft("import-ollama", shipped.file, "--name", NAME, "--host", ollama_server.host, "--json")
+    assert done.returncode == 0, done.stderr
+    imported = json.loads(done.stdout)
+    assert (imported["family"], imported["n_prompts"]) == ("chatml", 4)
+    questions = [chat[:1] for chat in tuned.held_out]
+    with LlamaServer(shipped.file, n_ctx=1024) as server:
+        wanted = [server.generate(question, Sampling(max_tokens=48)).text for question in questions]
+    options = {"temperature": 0, "num_predict": 48, "num_ctx": 1024}
+    answers = [ollama_server.client.chat(NAME, question, options=options).message.content for question in questions]
+    ollama_server.client.delete(NAME)
+    assert answers == wanted

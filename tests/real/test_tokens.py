@@ -1,0 +1,62 @@
+"""A text is the same tokens here, in llama.cpp, and in the packages that the models were trained with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cpuft.engine import Engine
+from tests.data.vocabulary import VocabularyOnly
+from tests.real import models
+from tests.real.hard_texts import COUNT, hard_texts
+from tests.real.packages import packaged
+
+FAULTS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A real model's file and its engine."""
+
+    path: Path
+    engine: Engine
+
+
+@pytest.fixture(scope="module", params=[models.CODER, models.GEMMA])
+def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
+    """Each model in turn."""
+    path = models.require(str(request.param))
+    with Engine(path, threads=1) as engine:
+        yield Opened(path, engine)
+
+
+def test_there_are_a_thousand_texts() -> None:
+    """All different, and the same on every machine."""
+    texts = hard_texts()
+    assert len(set(texts)) == len(texts) == COUNT
+    assert sum(len(text) for text in texts) == 28812
+
+
+@pytest.mark.parametrize("parse_special", [False, True])
+def test_llama_cpp_s_tokens(parse_special: bool, opened: Opened) -> None:
+    """Through our C interface come llama.cpp's tokens, and its text of them, with and without BOS."""
+    theirs = VocabularyOnly(opened.path)
+    for text in hard_texts():
+        for add_special in (False, True):
+            options = {"add_special": add_special, "parse_special": parse_special}
+            tokens = opened.engine.tokenize(text, **options)
+            assert tokens == theirs.tokenize(text, **options), ascii(text)
+        assert opened.engine.detokenize(tokens) == theirs.detokenize(tokens), ascii(text)
+
+
+@pytest.mark.parametrize("parse_special", [False, True])
+def test_the_package_s_tokens(parse_special: bool, opened: Opened) -> None:
+    """What Hugging Face's tokenizers (Qwen2) and Google's sentencepiece (Gemma) make of it."""
+    theirs = packaged(opened.path, parse_special=parse_special)
+    faults = [
+        (ascii(text), ours, wanted)
+        for text in hard_texts()
+        if (ours := opened.engine.tokenize(text, parse_special=parse_special)) != (wanted := theirs(text))
+    ]
+    assert not faults, f"{len(faults)} of {COUNT} differ: {faults[:FAULTS_SHOWN]}"
