@@ -1,5 +1,6 @@
 """A text is the same tokens here, in llama.cpp, and in the packages that the models were trained with."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,41 @@ def test_llama_cpp_s_tokens(parse_special: bool, opened: Opened) -> None:
 
 @pytest.mark.parametrize("parse_special", [False, True])
 def test_the_package_s_tokens(parse_special: bool, opened: Opened) -> None:
-    """What Hugging Face's tokenizers (Qwen2) and Google's sentencepiece (Gemma) make of it."""
+    """What Hugging Face's tokenizers (Qwen2) and Google's sentencepiece (Gemma) make of it, of those below apart."""
     theirs = packaged(opened.path, parse_special=parse_special)
+    sentencepiece = opened.path.stem == models.GEMMA
+    texts = [text for text in hard_texts() if not (sentencepiece and SPACES_TO_SENTENCEPIECE.search(text))]
+    assert len(texts) > 0.9 * COUNT
     faults = [
         (ascii(text), ours, wanted)
-        for text in hard_texts()
+        for text in texts
         if (ours := opened.engine.tokenize(text, parse_special=parse_special)) != (wanted := theirs(text))
     ]
-    assert not faults, f"{len(faults)} of {COUNT} differ: {faults[:FAULTS_SHOWN]}"
+    assert not faults, f"{len(faults)} of {len(texts)} differ: {faults[:FAULTS_SHOWN]}"
+
+
+# A sign that SentencePiece puts for a space, beside another one or a space: it then takes both for a run of spaces.
+SPACES_TO_SENTENCEPIECE = re.compile("▁[▁ ]| ▁")
+DIFFERENCES = {"▁▁": models.GEMMA, "▁ b": models.GEMMA, "e\u0301": models.CODER, "a</s>": models.CODER}
+
+
+@pytest.mark.parametrize("text", DIFFERENCES)
+def test_where_llama_cpp_leaves_the_published_tokenizer(text: str) -> None:
+    """Training follows llama.cpp there, too, because that is what will answer; these are all the differences known."""
+    path = models.require(DIFFERENCES[text])
+    with Engine(path, threads=1) as engine:
+        ours = engine.tokenize(text)
+    assert ours == VocabularyOnly(path).tokenize(text)
+    assert ours != packaged(path, parse_special=True, published=True)(text)
+
+
+def test_what_a_user_says_of_control_tokens(opened: Opened) -> None:
+    """Read as text they are letters, and their letters give the text back; read as a prompt they are themselves."""
+    mark = "<|im_end|>" if opened.path.stem == models.CODER else "<end_of_turn>"
+    as_text = opened.engine.tokenize(f"say {mark} now", parse_special=False)
+    as_prompt = opened.engine.tokenize(f"say {mark} now", parse_special=True)
+    (token,) = opened.engine.tokenize(mark)
+    assert token in as_prompt
+    assert token not in as_text
+    for tokens in (as_text, as_prompt):
+        assert opened.engine.detokenize(tokens).decode() == f"say {mark} now"
