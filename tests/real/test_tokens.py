@@ -1,5 +1,6 @@
 """A text is the same tokens here, in llama.cpp, and in the packages that the models were trained with."""
 
+import datetime
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cpuft.data.dataset import formatter_of
+from cpuft.data.records import Completion
+from cpuft.data.template import special_token
 from cpuft.engine import Engine
+from cpuft.models.gguf import read_gguf
 from tests.data.vocabulary import VocabularyOnly
 from tests.real import models
 from tests.real.hard_texts import COUNT, hard_texts
@@ -64,6 +69,20 @@ def test_the_package_s_tokens(parse_special: bool, opened: Opened) -> None:
         if (ours := opened.engine.tokenize(text, parse_special=parse_special)) != (wanted := theirs(text))
     ]
     assert not faults, f"{len(faults)} of {len(texts)} differ: {faults[:FAULTS_SHOWN]}"
+
+
+def test_examples_of_hard_texts(opened: Opened) -> None:
+    """Each can be trained on, as the tokens of the text, and every byte of the answer and the end is learned."""
+    model = read_gguf(opened.path)
+    formatter, eos = formatter_of(model, opened.engine, datetime.date(2026, 1, 31)), special_token(model, "eos")
+    for text in hard_texts():
+        # Behind a control token that ends the answer nothing is learned, so a word follows it.
+        answer = f"A{text}." + eos
+        (example,) = formatter.examples(Completion(f"Q{text}\n", answer), "f:1")
+        tokens = opened.engine.tokenize(f"Q{text}\n{answer}", add_special=True)
+        assert example.tokens.tolist() == tokens, ascii(text)
+        learned = opened.engine.detokenize(example.tokens[example.supervised == 1].tolist()).decode()
+        assert learned.replace("▁", " ") == answer.replace("▁", " "), ascii(text)
 
 
 # A sign that SentencePiece puts for a space, beside another one or a space: it then takes both for a run of spaces.
