@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from cpuft.data.records import ExampleError
 
 SPACE = b" \t\r\n"
-# SentencePiece writes a space as this sign, so a text that has the sign, a sparkline for one, is read as having a space.
+# SentencePiece writes a space as this sign, so a text that has the sign (a sparkline) is read as having a space.
 SPACE_MARK = "▁".encode()
 
 

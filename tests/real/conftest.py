@@ -12,15 +12,15 @@ from cpuft.evaluate.ship import ShipJob, ShipReport, compare_ways
 from tests.conftest import RunCpuft
 from tests.real import appointments, models
 
-# Enough for the form of the appointments, and for nothing more: 25 steps of 8 conversations of 60 tokens.
+# Enough for the form of the appointments, and for nothing more: 12 steps of 8 conversations of 73 tokens.
 SETTINGS = {
     "lora.r": 8,
     "lora.lora_dropout": 0,
-    "training.max_steps": 25,
+    "training.max_steps": 12,
     "training.learning_rate": 1e-3,
     "training.warmup_steps": 3,
-    "training.eval_steps": 25,
-    "training.save_steps": 25,
+    "training.eval_steps": 12,
+    "training.save_steps": 12,
 }
 
 
@@ -62,9 +62,9 @@ class Tuned:
 
 @pytest.fixture(scope="session")
 def tuned(coder: Path, run_cpuft: RunCpuft, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    """25 steps, planned and trained."""
+    """12 steps, planned and trained."""
     folder = tmp_path_factory.mktemp("tuned")
-    chats = appointments.conversations(212, seed=1)
+    chats = appointments.conversations(96 + 12, seed=1)
     training, held_out = chats[12:], chats[:12]
     train = appointments.write(folder / "train.jsonl", training)
     validation = appointments.write(folder / "val.jsonl", held_out)

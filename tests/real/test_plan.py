@@ -1,20 +1,26 @@
 """What `cpuft plan` foretells of a run on a real model is what the run takes."""
 
-import pytest
-
+from cpuft.models.gguf import read_gguf
 from tests.real.conftest import SETTINGS, Tuned
 
-# Of the peak. The plan adds a margin of 2 %, and what Python takes differs by some MB from one process to the next.
-MEMORY_WITHIN = 0.05
+# Of the peak: a margin of 2 % is in the plan, and what Python holds differs from one process to the next.
+MOST_TOO_MUCH = 0.10
 
 
 def test_the_peak_of_memory(tuned: Tuned) -> None:
-    """The peak that was foretold is the peak that the kernel counted, to 5 %."""
-    memory = tuned.plan["memory"]
+    """The run takes no more than was foretold, and at most a tenth less than that without the table of embeddings.
+
+    The plan counts all of the file. Where the head has a matrix of its own, only the rows of the data's tokens are ever
+    read of that table, so the rest of it is foretold and not taken.
+    """
+    memory, tensors = tuned.plan["memory"], read_gguf(tuned.model).tensors
+    assert "output.weight" in tensors
+    foretold, peak = memory["peak"], tuned.outcome["peak_rss_mb"] * 1e6
     assert memory["fits"]
-    assert memory["peak"] == pytest.approx(tuned.outcome["peak_rss_mb"] * 1e6, rel=MEMORY_WITHIN)
+    assert foretold - tensors["token_embd.weight"].size <= (1 + MOST_TOO_MUCH) * peak
+    assert peak <= foretold
     passes = memory["parts"]["activations"] + memory["parts"]["workspace"]
-    assert passes > 2 * MEMORY_WITHIN * memory["peak"], "the file and Python alone would hide a wrong figure"
+    assert passes > 2 * MOST_TOO_MUCH * peak, "the file and Python alone would hide a wrong figure"
 
 
 def test_the_work(tuned: Tuned) -> None:
@@ -22,4 +28,4 @@ def test_the_work(tuned: Tuned) -> None:
     run = tuned.plan["run"]
     assert run["steps"] == tuned.outcome["n_steps"] == SETTINGS["training.max_steps"]
     assert run["tokens"] == tuned.outcome["n_tokens"]
-    assert tuned.plan["disk"]["adapter"] == pytest.approx(tuned.adapter.stat().st_size, rel=0.01)
+    assert abs(tuned.plan["disk"]["adapter"] - tuned.adapter.stat().st_size) < 0.01 * tuned.adapter.stat().st_size
