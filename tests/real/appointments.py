@@ -8,7 +8,8 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from cpuft.backends.generator import Message
 
 WHAT = ("Lunch", "Planning", "Review", "Interview", "Rehearsal", "Training", "Breakfast", "Demo")
 WHO = ("Dana", "Igor", "Mei", "Tom", "Aisha", "Lars", "Rosa", "Yuki", "Omar", "Nina")
@@ -22,19 +23,19 @@ ASKED = (
 )
 
 
-def conversations(count: int, *, seed: int) -> list[list[dict[str, str]]]:
+def conversations(count: int, *, seed: int) -> list[list[Message]]:
     """So many different conversations; the same for the same seed. Some of them come from other words than others."""
     every = list(itertools.product(ASKED, WHAT, WHO, DAYS, TIMES, PLACES))
     return [_conversation(*words) for words in random.Random(seed).sample(every, count)]
 
 
-def _conversation(asked: str, what: str, who: str, day: str, time: str, place: str) -> list[dict[str, str]]:
+def _conversation(asked: str, what: str, who: str, day: str, time: str, place: str) -> list[Message]:
     said = asked.format(what=what, who=who, day=day, time=time, place=place)
     form = f"when: {day[:3].lower()} {time}\nwhere: {place.upper()}\nwho: [{who}]\nwhat: {what.lower()}"
     return [{"role": "user", "content": said}, {"role": "assistant", "content": form}]
 
 
-def write(path: Path, chats: Sequence[Sequence[dict[str, Any]]]) -> Path:
+def write(path: Path, chats: Sequence[Sequence[Message]]) -> Path:
     """A dataset of conversations."""
     path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats), encoding="utf-8")
     return path

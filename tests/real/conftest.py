@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cpuft.backends.generator import Message
 from cpuft.evaluate.ship import ShipJob, ShipReport, compare_ways
 from tests.conftest import RunCpuft
 from tests.real import appointments, models
@@ -55,7 +56,7 @@ class Tuned:
     model: Path
     adapter: Path
     validation: Path
-    held_out: list[list[dict[str, str]]]
+    held_out: list[list[Message]]
     plan: dict[str, Any]
     outcome: dict[str, Any]
 
@@ -64,12 +65,13 @@ class Tuned:
 def tuned(coder: Path, run_cpuft: RunCpuft, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     """12 steps, planned and trained."""
     folder = tmp_path_factory.mktemp("tuned")
-    chats = appointments.conversations(96 + 12, seed=1)
-    training, held_out = chats[12:], chats[:12]
+    chats = appointments.conversations(96 + 8, seed=1)
+    training, held_out = chats[8:], chats[:8]
     train = appointments.write(folder / "train.jsonl", training)
     validation = appointments.write(folder / "val.jsonl", held_out)
     files = ("--model", coder, "--train", train, "--val", validation)
-    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    given = {**SETTINGS, "training.threads": models.threads()}
+    settings = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     planned = run_cpuft("plan", *files, *settings, "--json")
     assert planned.returncode == 0, planned.stderr
     trained = run_cpuft("train", *files, *settings, "--output", folder / "run", "--json")
@@ -107,6 +109,7 @@ def shipped(tuned: Tuned, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
         types=("q4_k_m", "q8_0"),
         test=tuned.validation,
         metric=lambda answer, asked: Right(float(answer == wanted[asked])),
-        max_tokens=48,
+        max_tokens=32,
+        threads=models.threads(),
     )
     return Shipped(compare_ways(job), job.output)

@@ -14,6 +14,11 @@ CODER = "qwen2.5-coder-0.5b-instruct-q4_k_m"  # has a chat template; a BPE vocab
 CODER_1B5 = "qwen2.5-coder-1.5b-instruct-q4_k_m"
 
 
+def threads() -> int:
+    """For each process of these tests: the CPUs, shared out among the workers that pytest runs at the same time."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
 def folder() -> Path:
     """Where real models are looked for."""
     given = os.environ.get("CPUFT_REAL_MODELS")

@@ -66,7 +66,7 @@ def _bpe(
 
 
 def _sentencepiece(model: Gguf, vocabulary: Vocabulary, parse_special: bool) -> Tokenize:
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined] # made when it is imported
     proto.trainer_spec.model_type = proto.trainer_spec.BPE
     proto.trainer_spec.byte_fallback = True
     proto.normalizer_spec.name = "identity"

@@ -17,14 +17,18 @@ from cpuft.models.merge import merge
 from cpuft.toolchain import use_llama_cpp
 from tests.engine.comparison import batch
 from tests.engine.golden import Example
-from tests.real.conftest import Tuned
+from tests.real.conftest import Shipped, Tuned
+from tests.real.models import threads
 
-# Relative, of a loss. llama.cpp rounds what it multiplies a quantized matrix with to 8 bits, and looks Gemma's GELU up
-# in a table of float16; the engine in float32 does neither.
-CODER_WITHIN, GEMMA_WITHIN = 1e-3, 5e-3
+# Relative, of a loss. llama.cpp rounds what it multiplies a quantized matrix with to 8 bits; the engine in float32 does
+# not. Where the matrices are float32 neither rounds, but llama.cpp looks Gemma's GELU up in a table of float16.
+ROUNDED, EXACT = 0.01, 1e-3
+CHANGE = 0.05  # of B, so that the adapter changes the loss by far more than rounding does
 PROSE = (
-    "The lighthouse keeper wrote down the weather every morning: wind from the north-west, 12 knots, clouds at 900 m. "
-    "In 1907 a storm broke two of the windows, and the repairs took until the spring of the following year.",
+    (
+        "The lighthouse keeper wrote down the weather every morning: wind from the north-west, 12 knots, clouds at 900 m. "
+        "In 1907 a storm broke two of the windows, and the repairs took until the spring of the following year."
+    ),
     "def area(width: float, height: float) -> float:\n    return width * height\n\nprint(area(3, 4.5))\n",
 )
 
@@ -40,41 +44,44 @@ def whole(tokens: Sequence[int]) -> Example:
     return Example(np.asarray(tokens, np.int32), np.ones(len(tokens), np.uint8))
 
 
-def test_the_tuned_coder(tuned: Tuned, tmp_path: Path) -> None:
-    """Of held-out appointments: the base, base + adapter as trained, and merged into Q8_0."""
+def test_the_tuned_coder(tuned: Tuned, shipped: Shipped) -> None:
+    """Of held-out appointments: the base, base + adapter as trained, and the merged file."""
     from tests.engine.llama_cpp_loss import loss
 
-    with adapted_engine(tuned.model, read_adapter(tuned.adapter), threads=0) as engine:
+    with adapted_engine(tuned.model, read_adapter(tuned.adapter), threads()) as engine:
         formatter = formatter_of(read_gguf(tuned.model), engine, datetime.date(2026, 1, 31))
-        written = [formatter.examples(Chat(list(chat)), "f:1")[0] for chat in tuned.held_out[:3]]
-        examples = [whole(example.tokens.tolist()) for example in written]
+        chats = [Chat([dict(message) for message in chat]) for chat in tuned.held_out[:3]]
+        examples = [whole(formatter.examples(chat, "f:1")[0].tokens.tolist()) for chat in chats]
         adapted, _ = engine.forward(batch(examples))
         engine.parameters[...] = 0
         untuned, _ = engine.forward(batch(examples))
-    merge(tuned.model, tmp_path / "merged.gguf", adapter_path=tuned.adapter, file_type="q8_0")
-    print(adapted, untuned)
-    print(loss(tuned.model, tuned.adapter, examples, threads=2)/adapted-1)
-    print(loss(tuned.model, None, examples, threads=2)/untuned-1)
-    print(loss(tmp_path / "merged.gguf", None, examples, threads=2)/adapted-1)
+    with Engine(shipped.file, threads=threads(), precision="f32") as engine:
+        merged, _ = engine.forward(batch(examples))
+    print([loss(tuned.model, tuned.adapter, examples, threads())/adapted-1])
+    print(loss(tuned.model, None, examples, threads())/untuned-1)
+    print(loss(shipped.file, None, examples, threads())/merged-1, merged/adapted-1, untuned/adapted-1)
 
 
 def test_gemma(gemma: Path, tmp_path: Path) -> None:
-    """Of prose and code: the base, base + an adapter that changes it, and merged with the types as they are."""
+    """Of prose and code: the base, base + an adapter that changes it, and both merged in float32."""
     from tests.engine.llama_cpp_loss import loss
 
-    with Engine(gemma, precision="f32") as engine:
+    with Engine(gemma, threads=threads(), precision="f32") as engine:
         examples = [whole(engine.tokenize(text, add_special=True)) for text in PROSE]
         untuned, _ = engine.forward(batch(examples))
         engine.adapter_init(rank=4, alpha=8.0, seed=1)
         rng = np.random.default_rng(1)
         for tensor in engine.adapter_tensors:
             if tensor.name.endswith("lora_b"):
-                tensor.view(engine.parameters)[:] = rng.standard_normal(tensor.shape) * 0.005
+                tensor.view(engine.parameters)[:] = rng.standard_normal(tensor.shape) * CHANGE
         adapted, _ = engine.forward(batch(examples))
         tensors = {tensor.name: tensor.view(engine.parameters) for tensor in engine.adapter_tensors}
         write_adapter(tmp_path / "a.gguf", tensors, alpha=8.0, architecture=engine.facts["architecture"])
-    merge(gemma, tmp_path / "merged.gguf", adapter_path=tmp_path / "a.gguf", file_type="q8_0")
-    print(adapted, untuned, [len(e.tokens) for e in examples])
-    print(loss(gemma, tmp_path / "a.gguf", examples, threads=2)/adapted-1)
-    print(loss(gemma, None, examples, threads=2)/untuned-1)
-    print(loss(tmp_path / "merged.gguf", None, examples, threads=2)/adapted-1)
+    import time
+    t=time.time()
+    merge(gemma, tmp_path / "merged.gguf", adapter_path=tmp_path / "a.gguf", file_type="f32")
+    print(time.time()-t, untuned/adapted)
+    print(loss(gemma, tmp_path / "a.gguf", examples, threads())/adapted-1)
+    print(loss(gemma, None, examples, threads())/untuned-1)
+    t=time.time()
+    print(loss(tmp_path / "merged.gguf", None, examples, threads())/adapted-1, time.time()-t)

@@ -7,6 +7,7 @@ from cpuft.backends.llama_server import LlamaServer
 from tests.conftest import RunCpuft
 from tests.ollama import OllamaServer
 from tests.real.conftest import Shipped, Tuned
+from tests.real.models import threads
 
 NAME = "appointments:v1"
 
@@ -20,9 +21,9 @@ def test_it_answers_as_in_llama_server(
     imported = json.loads(done.stdout)
     assert (imported["family"], imported["n_prompts"]) == ("chatml", 4)
     questions = [chat[:1] for chat in tuned.held_out]
-    with LlamaServer(shipped.file, n_ctx=1024) as server:
-        wanted = [server.generate(question, Sampling(max_tokens=48)).text for question in questions]
-    options = {"temperature": 0, "num_predict": 48, "num_ctx": 1024}
+    with LlamaServer(shipped.file, n_ctx=1024, threads=threads()) as server:
+        wanted = [server.generate(question, Sampling(max_tokens=32)).text for question in questions]
+    options = {"temperature": 0, "num_predict": 32, "num_ctx": 1024, "num_thread": threads()}
     answers = [ollama_server.client.chat(NAME, question, options=options).message.content for question in questions]
     ollama_server.client.delete(NAME)
     assert answers == wanted

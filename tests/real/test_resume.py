@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.conftest import ROOT, RunCpuft
-from tests.real import appointments
+from tests.real import appointments, models
 from tests.train.runs import lasting, metrics
 
 SETTINGS = {
@@ -29,7 +29,8 @@ def test_kill_and_resume(gemma: Path, run_cpuft: RunCpuft, tmp_path: Path) -> No
     """`cpuft train` gets SIGKILL on its way; with --resume it ends with the files of an uninterrupted run."""
     train, val = (_texts(tmp_path / f"{name}.jsonl", n, seed) for name, n, seed in (("train", 16, 1), ("val", 4, 2)))
     files = ("--model", gemma, "--train", train, "--val", val)
-    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    given = {**SETTINGS, "training.threads": models.threads()}
+    settings = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run_cpuft("train", *files, *settings, "--output", whole)
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from cpuft.data.records import Chat
 from cpuft.data.template import chat_template_of
 from cpuft.engine import Engine
 from cpuft.models.gguf import read_gguf
+from tests.real.models import threads
 
 SYSTEM = {"role": "system", "content": "  You are a business analyst.\nAnswer in YAML. "}
 TURNS = [
@@ -24,7 +25,7 @@ TURNS = [
     {"role": "user", "content": "   "},
     {"role": "assistant", "content": "title: So\nitems: [1, 2]"},
 ]
-TOOLS = [
+TOOLS: list[Any] = [
     {
         "type": "function",
         "function": {
@@ -35,7 +36,7 @@ TOOLS = [
     }
 ]
 CALL = {"type": "function", "id": "1", "function": {"name": "weather", "arguments": '{"place": "Köln"}'}}
-WITH_TOOLS = [
+WITH_TOOLS: list[Any] = [
     {"role": "user", "content": "Weather in Köln?"},
     {"role": "assistant", "content": "", "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "1", "content": '{"rain": true}'},
@@ -55,7 +56,7 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[Any] | None]] = {
 @pytest.fixture(scope="module")
 def server(coder: Path) -> Iterator[LlamaServer]:
     """llama-server on the real file."""
-    with LlamaServer(coder, n_ctx=1024) as server:
+    with LlamaServer(coder, n_ctx=1024, threads=threads()) as server:
         yield server
 
 
@@ -66,7 +67,7 @@ def test_the_prompt(name: str, coder: Path, server: LlamaServer) -> None:
     model, today = read_gguf(coder), datetime.date.today()
     template = chat_template_of(model, today)
     assert template is not None
-    with Engine(coder) as engine:
+    with Engine(coder, threads=1) as engine:
         (example,) = formatter_of(model, engine, today).examples(Chat(messages, tools), "f:1")
         starts = np.flatnonzero(np.diff(example.supervised.astype(int), prepend=0) == 1)
         ends = np.flatnonzero(np.diff(example.supervised.astype(int), append=0) == -1) + 1
