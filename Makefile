@@ -8,6 +8,8 @@ PYTHON ?= python3
 ROLE ?= ba
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Two workers, each with whole files (tests/conftest.py groups them).
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 BIN := $(VENV)/bin
 # One stamp each: what running needs, and what working on the code needs beyond that.
 INSTALLED := $(VENV)/.installed
@@ -33,7 +35,7 @@ ollama-install-candidates: $(INSTALLED) ## Pull the base models for a role (ROLE
 
 test: $(INSTALLED_DEV) build ## Lint and run all tests
 	scripts/check
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(INSTALLED_DEV) ## Formatting, types, and paths named in documents
 	scripts/check

@@ -22,13 +22,11 @@ from tests.real.models import threads
 
 # Relative, of a loss. llama.cpp rounds what it multiplies a quantized matrix with to 8 bits; the engine in float32 does
 # not. Where the matrices are float32 neither rounds, but llama.cpp looks Gemma's GELU up in a table of float16.
-ROUNDED, EXACT = 0.01, 1e-3
+ROUNDED, EXACT = 0.01, 5e-4
 CHANGE = 0.05  # of B, so that the adapter changes the loss by far more than rounding does
 PROSE = (
-    (
-        "The lighthouse keeper wrote down the weather every morning: wind from the north-west, 12 knots, clouds at 900 m. "
-        "In 1907 a storm broke two of the windows, and the repairs took until the spring of the following year."
-    ),
+    """The lighthouse keeper wrote down the weather every morning: wind from the north-west, 12 knots, clouds at 900 m.
+In 1907 a storm broke two of the windows, and the repairs took until the spring of the following year.""",
     "def area(width: float, height: float) -> float:\n    return width * height\n\nprint(area(3, 4.5))\n",
 )
 
@@ -57,9 +55,10 @@ def test_the_tuned_coder(tuned: Tuned, shipped: Shipped) -> None:
         untuned, _ = engine.forward(batch(examples))
     with Engine(shipped.file, threads=threads(), precision="f32") as engine:
         merged, _ = engine.forward(batch(examples))
-    print([loss(tuned.model, tuned.adapter, examples, threads())/adapted-1])
-    print(loss(tuned.model, None, examples, threads())/untuned-1)
-    print(loss(shipped.file, None, examples, threads())/merged-1, merged/adapted-1, untuned/adapted-1)
+    assert abs(adapted / untuned - 1) > 5 * ROUNDED
+    assert loss(tuned.model, tuned.adapter, examples, threads()) == pytest.approx(adapted, rel=ROUNDED)
+    assert loss(tuned.model, None, examples, threads()) == pytest.approx(untuned, rel=ROUNDED)
+    assert loss(shipped.file, None, examples, threads()) == pytest.approx(merged, rel=ROUNDED)
 
 
 def test_gemma(gemma: Path, tmp_path: Path) -> None:
@@ -77,11 +76,8 @@ def test_gemma(gemma: Path, tmp_path: Path) -> None:
         adapted, _ = engine.forward(batch(examples))
         tensors = {tensor.name: tensor.view(engine.parameters) for tensor in engine.adapter_tensors}
         write_adapter(tmp_path / "a.gguf", tensors, alpha=8.0, architecture=engine.facts["architecture"])
-    import time
-    t=time.time()
     merge(gemma, tmp_path / "merged.gguf", adapter_path=tmp_path / "a.gguf", file_type="f32")
-    print(time.time()-t, untuned/adapted)
-    print(loss(gemma, tmp_path / "a.gguf", examples, threads())/adapted-1)
-    print(loss(gemma, None, examples, threads())/untuned-1)
-    t=time.time()
-    print(loss(tmp_path / "merged.gguf", None, examples, threads())/adapted-1, time.time()-t)
+    assert abs(adapted / untuned - 1) > 5 * ROUNDED
+    assert loss(gemma, tmp_path / "a.gguf", examples, threads()) == pytest.approx(adapted, rel=ROUNDED)
+    assert loss(gemma, None, examples, threads()) == pytest.approx(untuned, rel=ROUNDED)
+    assert loss(tmp_path / "merged.gguf", None, examples, threads()) == pytest.approx(adapted, rel=EXACT)
