@@ -1,4 +1,4 @@
-"""A task for real models: appointments in prose, to be written as four lines of a form that nobody was told.
+"""A task for real models: appointments in prose, to be written as two lines of a form that nobody was told.
 
 The form cannot be guessed, so an untuned model has none of it right; a few dozen steps teach it.
 """
@@ -31,7 +31,7 @@ def conversations(count: int, *, seed: int) -> list[list[Message]]:
 
 def _conversation(asked: str, what: str, who: str, day: str, time: str, place: str) -> list[Message]:
     said = asked.format(what=what, who=who, day=day, time=time, place=place)
-    form = f"when: {day[:3].lower()} {time}\nwhere: {place.upper()}\nwho: [{who}]\nwhat: {what.lower()}"
+    form = f"{place.upper()} {day[:3].lower()} {time}\n[{who}] {what.lower()}"
     return [{"role": "user", "content": said}, {"role": "assistant", "content": form}]
 
 

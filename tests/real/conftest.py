@@ -13,16 +13,20 @@ from cpuft.evaluate.ship import ShipJob, ShipReport, compare_ways
 from tests.conftest import RunCpuft
 from tests.real import appointments, models
 
-# Enough for the form of the appointments, and for nothing more: 12 steps of 8 conversations of 73 tokens.
+# Enough for the form of the appointments, and for nothing more: 14 steps of 4 conversations of 73 tokens.
 SETTINGS = {
     "lora.r": 8,
     "lora.lora_dropout": 0,
-    "training.max_steps": 12,
+    "training.max_steps": 14,
+    "training.gradient_accumulation_steps": 4,
     "training.learning_rate": 1e-3,
     "training.warmup_steps": 3,
-    "training.eval_steps": 12,
-    "training.save_steps": 12,
+    "training.eval_steps": 14,
+    "training.save_steps": 14,
 }
+
+HELD_OUT = 5
+MAX_TOKENS = 24  # a right answer has about 16
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -63,10 +67,10 @@ class Tuned:
 
 @pytest.fixture(scope="session")
 def tuned(coder: Path, run_cpuft: RunCpuft, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    """12 steps, planned and trained."""
+    """14 steps, planned and trained."""
     folder = tmp_path_factory.mktemp("tuned")
-    chats = appointments.conversations(96 + 8, seed=1)
-    training, held_out = chats[8:], chats[:8]
+    chats = appointments.conversations(56 + HELD_OUT, seed=1)
+    training, held_out = chats[HELD_OUT:], chats[:HELD_OUT]
     train = appointments.write(folder / "train.jsonl", training)
     validation = appointments.write(folder / "val.jsonl", held_out)
     files = ("--model", coder, "--train", train, "--val", validation)
@@ -91,16 +95,26 @@ class Right:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What `cpuft ship` made of the tuning: its report and the file that it picked."""
+    """What `cpuft ship` made of the tuning: its report, and the file that it picked.
+
+    answers: for each way of the report, what it said to the held-out questions.
+    """
 
     report: ShipReport
     file: Path
+    answers: list[list[str]]
 
 
 @pytest.fixture(scope="session")
 def shipped(tuned: Tuned, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     """The ways out, each scored by how many held-out appointments come out right."""
     wanted = {asked["content"]: form["content"] for asked, form in tuned.held_out}
+    said: list[str] = []
+
+    def metric(answer: str, asked: str) -> Right:
+        said.append(answer)
+        return Right(float(answer == wanted[asked]))
+
     job = ShipJob(
         tuned.model,
         tuned.adapter,
@@ -108,8 +122,10 @@ def shipped(tuned: Tuned, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
         tmp_path_factory.mktemp("shipped") / "shipped.gguf",
         types=("q4_k_m", "q8_0"),
         test=tuned.validation,
-        metric=lambda answer, asked: Right(float(answer == wanted[asked])),
-        max_tokens=32,
+        metric=metric,
+        max_tokens=MAX_TOKENS,
+        limit=3,
         threads=models.threads(),
     )
-    return Shipped(compare_ways(job), job.output)
+    report = compare_ways(job)
+    return Shipped(report, job.output, [said[i : i + HELD_OUT] for i in range(0, len(said), HELD_OUT)])

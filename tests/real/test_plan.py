@@ -20,7 +20,7 @@ def test_the_peak_of_memory(tuned: Tuned) -> None:
     assert foretold - tensors["token_embd.weight"].size <= (1 + MOST_TOO_MUCH) * peak
     assert peak <= foretold
     passes = memory["parts"]["activations"] + memory["parts"]["workspace"]
-    assert passes > 2 * MOST_TOO_MUCH * peak, "the file and Python alone would hide a wrong figure"
+    assert passes > 1.5 * MOST_TOO_MUCH * peak, "the file and Python alone would hide a wrong figure"
 
 
 def test_the_work(tuned: Tuned) -> None:
