@@ -8,6 +8,9 @@ PYTHON ?= python3
 ROLE ?= ba
 VENV ?= .venv
 PYTEST_ARGS ?=
+MARKS ?= not slow
+# Two workers, each with whole files (tests/conftest.py groups them).
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 BIN := $(VENV)/bin
 # One stamp each: what running needs, and what working on the code needs beyond that.
 INSTALLED := $(VENV)/.installed
@@ -31,9 +34,9 @@ demo: build ## Train, merge and compare the bundled tiny model
 ollama-install-candidates: $(INSTALLED) ## Pull the base models for a role (ROLE=ba) into a running Ollama, about 12 GB
 	$(BIN)/cpuft models pull --candidates configs/candidates.yaml --role $(ROLE)
 
-test: $(INSTALLED_DEV) build ## Lint and run all tests
+test: $(INSTALLED_DEV) build ## Lint and run all tests but the slow ones (MARKS= runs those, too)
 	scripts/check
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) -m "$(MARKS)" $(PYTEST_ARGS)
 
 lint: $(INSTALLED_DEV) ## Formatting, types, and paths named in documents
 	scripts/check

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 from cpuft.data.records import ExampleError
 
 SPACE = b" \t\r\n"
+# SentencePiece writes a space as this sign, so a text that has the sign (a sparkline) is read as having a space.
+SPACE_MARK = "▁".encode()
 
 
 class Tokenizer(Protocol):
@@ -104,11 +106,26 @@ class AlignedTokenizer:
 
 
 def _match(piece: bytes, text: bytes, position: int) -> Span | None:
+    end = _end(piece, text, position)
+    if end is None and piece.startswith(b" "):
+        end = _end(piece[1:], text, position)
+    return None if end is None else Span(position, end)
+
+
+def _end(piece: bytes, text: bytes, position: int) -> int | None:
+    """Where a piece ends that the text has at `position`, perhaps with SPACE_MARK for its spaces; None: it has not."""
     if text.startswith(piece, position):
-        return Span(position, position + len(piece))
-    if piece.startswith(b" ") and text.startswith(piece[1:], position):
-        return Span(position, position + len(piece) - 1)
-    return None
+        return position + len(piece)
+    first, *words = piece.split(b" ")
+    if not text.startswith(first, position):
+        return None
+    position += len(first)
+    for word in words:
+        space = next((sign for sign in (b" ", SPACE_MARK) if text.startswith(sign + word, position)), None)
+        if space is None:
+            return None
+        position += len(space + word)
+    return position
 
 
 def _unknown(text: bytes, position: int) -> str:

@@ -22,6 +22,14 @@ from cpuft.models.gguf import Gguf
 
 Message = Mapping[str, Any]
 PROBE = "cpuft-probe"  # stands for words that no template says itself
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "a",
+        "description": "a",
+        "parameters": {"type": "object", "properties": {"arg": {"type": "string", "description": "a"}}},
+    },
+}
 
 
 class _GenerationTag(Extension):
@@ -41,6 +49,7 @@ class ChatTemplate:
     bos_token: the text of the token that begins a text; likewise eos_token.
     date:      what the template is told when it asks for today, so that a run gives the same text on another day.
     takes_system: whether a system message reaches the text; if not, it is put before the user's first words.
+    takes_objects: whether a tool call's arguments are read as a JSON object; if not, as the text of one.
     """
 
     def __init__(self, source: str, model: Path, *, bos_token: str, eos_token: str, date: datetime.date) -> None:
@@ -58,13 +67,18 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelError(f"{model}: its chat template is not valid Jinja: {error}") from error
+        self._maps_developer = "<|channel|>" not in source  # of gpt-oss, whose developer is not its system
         self.takes_system = self._supports_system()
+        self.takes_objects = self._supports_objects()
 
     def render(self, messages: Sequence[Message], *, answer: bool = False, tools: Sequence[Any] | None = None) -> str:
         """The text of a conversation; `answer` adds what comes before the assistant's next words.
 
         Raises ExampleError with the template's own words where it refuses the conversation.
         """
+        messages = [_as_served(message, self.takes_objects) for message in messages]
+        if self._maps_developer:
+            messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         if not self.takes_system:
             messages = _system_into_user(messages)
         try:
@@ -90,6 +104,19 @@ class ChatTemplate:
         except Exception:  # as in render
             return False
 
+    def _supports_objects(self) -> bool:
+        """Whether the template goes into a tool call's arguments, or writes them as JSON."""
+        function = {"name": "a", "arguments": {"arg": PROBE}}
+        call = {"id": "call00001", "type": "function", "function": function}
+        calls = {"role": "assistant", "content": "", "tool_calls": [call]}
+        answer = {"role": "tool", "content": "a", "tool_call_id": "call00001"}
+        user, assistant = ({"role": role, "content": "a"} for role in ("user", "assistant"))
+        try:
+            text = self._render([user, calls, answer, assistant, user], True, [_PROBE_TOOL])
+        except Exception:  # as in render
+            return False
+        return PROBE in text.replace(str(function["arguments"]), "")  # as Python prints it, nothing was gone into
+
 
 def chat_template_of(model: Gguf, date: datetime.date) -> ChatTemplate | None:
     """The chat template in a model's file, None where it has none. Raises ModelError."""
@@ -109,6 +136,30 @@ def special_token(model: Gguf, name: str) -> str:
     if not isinstance(tokens, list) or not isinstance(token, int) or not 0 <= token < len(tokens):
         raise ModelError(f"{model.path}: {key} is {token!r}, expected the number of a token, so the file is damaged")
     return str(tokens[token])
+
+
+def _as_served(message: Message, objects: bool) -> Message:
+    """A message as llama.cpp's server hands it to the template: a tool call's arguments are an object, or its text."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    try:
+        served = [{**call, "function": _call(call["function"], objects)} for call in calls]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ExampleError(
+            f"tool_calls: {error!r}, expected a list of "
+            '{"type": "function", "function": {"name": …, "arguments": an object or its JSON}}'
+        ) from error
+    return {**message, "content": message.get("content") or "", "tool_calls": served}
+
+
+def _call(function: Mapping[str, Any], objects: bool) -> dict[str, Any]:
+    arguments = function.get("arguments", {})
+    if objects:
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    elif not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+    return {**function, "arguments": arguments}
 
 
 def _system_into_user(messages: Sequence[Message]) -> Sequence[Message]:

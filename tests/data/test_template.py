@@ -1,8 +1,6 @@
 """Proves that chat templates are rendered by the conventions of transformers and llama.cpp, inside a sandbox."""
 
 import datetime
-import json
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,36 @@ TEMPLATES = [  # each has a convention of its own: dates, system messages, roles
     "google-gemma-2-2b-it",
     "microsoft-Phi-3.5-mini-instruct",
     "mistralai-Mistral-Nemo-Instruct-2407",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",  # takes a tool call's arguments as text
 ]
 CHAT = [
     {"role": "system", "content": "  Be terse.\n"},
     {"role": "user", "content": 'Hi <b>"x"</b>, naïve ☃\n\n'},
     {"role": "assistant", "content": "Hello!\n\n  - one 🎉\n"},
     {"role": "user", "content": "Again?"},
+]
+PARAMETERS = {"type": "object", "properties": {"place": {"type": "string"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "It.", "parameters": PARAMETERS}}]
+
+
+def calling(arguments: Any, content: str | None = "") -> list[dict[str, Any]]:
+    """A conversation in which a tool has been called; its id is as long as Mistral's must be."""
+    call = {"type": "function", "id": "abcdefghi", "function": {"name": "weather", "arguments": arguments}}
+    return [
+        USER,
+        {"role": "assistant", "content": content, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abcdefghi", "name": "weather", "content": '{"rain": true}'},
+    ]
+
+
+SERVED: list[tuple[list[dict[str, Any]], list[Any] | None]] = [
+    (CHAT[:2], None),
+    (CHAT, None),
+    ([{"role": "developer", "content": "Be terse."}, USER], None),
+    (calling('{"place": "Köln", "n": [1, 2.5, null]}'), TOOLS),
+    (calling({"place": "Köln", "n": [1, 2.5, None]}), TOOLS),
+    (calling('{"place": "Köln"}', content=None), TOOLS),
 ]
 
 
@@ -101,11 +123,22 @@ def test_llama_server_renders_the_same(name: str, tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "m.gguf", n_layer=1, chat_template=source)
     ours = ChatTemplate(source, model, bos_token="<s>", eos_token="</s>", date=datetime.date.today())
     with LlamaServer(model, threads=1) as server:
-        for chat in (CHAT[:2], CHAT):
-            request = urllib.request.Request(
-                f"{server.url}/apply-template",
-                data=json.dumps({"messages": chat}).encode(),
-                headers={"Content-Type": "application/json", "Authorization": f"Bearer {server.api_key}"},
-            )
-            with urllib.request.urlopen(request) as response:
-                assert ours.render(chat, answer=True) == json.load(response)["prompt"]
+        for chat, tools in SERVED:
+            asked = {"messages": chat} if tools is None else {"messages": chat, "tools": tools}
+            try:
+                wanted = server._post("/apply-template", asked)["prompt"]
+            except ModelError:
+                with pytest.raises(ExampleError, match="refuses the conversation"):
+                    ours.render(chat, answer=True, tools=tools)
+            else:
+                assert ours.render(chat, answer=True, tools=tools) == wanted
+
+
+@pytest.mark.parametrize("calls", ["x", [1], [{}], [{"function": {"arguments": "no JSON"}}], [{"function": 1}]])
+def test_tool_calls_that_are_none(calls: Any) -> None:
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}"
+    )
+    chat = [USER, {"role": "assistant", "content": "", "tool_calls": calls}]
+    with pytest.raises(ExampleError, match=r"^tool_calls: .*, expected a list of"):
+        render(source + "{% endfor %}{% endfor %}", chat)

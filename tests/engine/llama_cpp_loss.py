@@ -21,7 +21,7 @@ def _silent(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
 
 
 @contextmanager
-def opened(model: Path, adapter: Path | None, n_context: int) -> Iterator[tuple[Any, Any]]:
+def opened(model: Path, adapter: Path | None, n_context: int, threads: int = 1) -> Iterator[tuple[Any, Any]]:
     """(vocabulary, context) of a model, with an adapter at scale 1; keys and values in float32."""
     llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
@@ -31,7 +31,7 @@ def opened(model: Path, adapter: Path | None, n_context: int) -> Iterator[tuple[
         stack.callback(llama_cpp.llama_model_free, loaded)
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = n_context
-        settings.n_threads = settings.n_threads_batch = 1
+        settings.n_threads = settings.n_threads_batch = threads
         settings.type_k = settings.type_v = F32
         settings.flash_attn_type = 0
         context = llama_cpp.llama_init_from_model(loaded, settings)
@@ -45,10 +45,10 @@ def opened(model: Path, adapter: Path | None, n_context: int) -> Iterator[tuple[
         yield llama_cpp.llama_model_get_vocab(loaded), context
 
 
-def loss(model: Path, adapter: Path | None, examples: Sequence[Example]) -> float:
+def loss(model: Path, adapter: Path | None, examples: Sequence[Example], threads: int = 1) -> float:
     """The sum of -log p over all supervised tokens, in nats."""
     longest = max(len(example.tokens) for example in examples)
-    with opened(model, adapter, -(-longest // 256) * 256) as (vocabulary, context):
+    with opened(model, adapter, -(-longest // 256) * 256, threads) as (vocabulary, context):
         n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
         return sum(_example_loss(context, n_vocab, example) for example in examples)
 

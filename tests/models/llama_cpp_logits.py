@@ -17,6 +17,7 @@ def logits(model: Path, tokens: list[int], adapter: Path | None = None) -> Float
     parameters = llama_cpp.llama_context_default_params()
     parameters.n_ctx, parameters.n_threads, parameters.n_threads_batch = 64, 1, 1
     parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
+    parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     loaded = llama_cpp.llama_model_load_from_file(str(model).encode(), llama_cpp.llama_model_default_params())
     assert loaded is not None, f"llama.cpp cannot load {model}"
     context = llama_cpp.llama_init_from_model(loaded, parameters)

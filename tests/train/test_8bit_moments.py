@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cpuft import demo
 from cpuft.config import TrainJob
@@ -38,6 +39,7 @@ def losses(output: Path, optim: str) -> tuple[float, float]:
     return float(np.mean([line["loss"] for line in metrics(output) if "loss" in line][-10:])), outcome.best_loss
 
 
+@pytest.mark.slow  # a minute of training, and tests/engine/test_moments.py sees what breaks sooner
 def test_the_demo_learns_as_well(tmp_path: Path) -> None:
     training, validation = losses(tmp_path / "f32", "adamw")
     training_8bit, validation_8bit = losses(tmp_path / "8bit", "adamw_8bit")
