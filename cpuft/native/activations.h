@@ -1,7 +1,8 @@
 // Activations: what a layer's backward pass reads, and how it is kept from the forward pass until then: as the forward pass
-// used it, bit by bit. It may be rounded before, but not queries, keys and what attention gives: the backward pass makes
-// probabilities again as exp(q . k - lse), and takes sum_j p_ij dp_ij to be o_i . do_i. Where keys have a common part of
-// some hundreds, as Qwen2.5's biases give them, either being off by a rounding adds that part to the gradient many times.
+// used it, bit by bit. It may be rounded before, but not what attention gives: its backward pass takes sum_j p_ij dp_ij to be
+// o_i . do_i, and where keys have a common part of some hundreds, as Qwen2.5's biases give them, being off by a rounding adds
+// that part to the gradient many times. For the same reason queries and keys keep 24 bits: a score is not to lose a whole
+// unit.
 #pragma once
 
 #include <array>
@@ -15,7 +16,7 @@ namespace cpuft {
 // N tokens go on behind attention: all T, but in the last layer only those that predict a target.
 struct Activations {
     StoredRows x;         // [T, C] the residual stream before the layer, as its norm sees it
-    StoredRows q, k;      // [T, H, D], [T, K, D], exact: after rope, or before their norms where they have them
+    StoredRows q, k;      // [T, H, D], [T, K, D] after rope, or before their norms where they have them
     StoredRows v;         // [T, K, D]
     Buffer<float> lse;    // [T, H]
     StoredRows o;         // [N, H, D], exact
@@ -26,20 +27,22 @@ struct Activations {
     std::array<Buffer<float>, kLinearCount> lora_u;  // [T or N, R] s A x of each adapted linear layer
 };
 
-// How activations are stored that may be rounded: the MLP's two, most of all, and the others.
+// How activations are stored that may be rounded.
 struct ActivationStorage {
-    Storage mlp, other;
+    Storage mlp;     // gate and up, most of all
+    Storage heads;   // queries and keys
+    Storage stream;  // the residual stream as norms see it, values, what post norms see
 };
 
 // int8 rounds the MLP's product to bytes on its way into ffn_down anyway, and takes its gradient from as good a rounding.
 inline ActivationStorage activation_storage(Precision precision) {
     switch (precision) {
         case Precision::kF32:
-            return {Storage::kF32, Storage::kF32};
+            return {Storage::kF32, Storage::kF32, Storage::kF32};
         case Precision::kBf16:
-            return {Storage::kBf16, Storage::kBf16};
+            return {Storage::kBf16, Storage::k24, Storage::k24};
         case Precision::kInt8:
-            return {Storage::kBytes, Storage::kBf16};
+            return {Storage::kBytes, Storage::k24, Storage::kBf16};
     }
     return {};
 }

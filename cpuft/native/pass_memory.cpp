@@ -84,17 +84,17 @@ void Transformer::visit_activations(const PassSize& size, const AdapterShape& ad
         const auto stored = [&](StoredRows& array, Storage how, int64_t n_rows, int64_t n) {
             visit(part, array.memory(), StoredRows::bytes(how, n_rows, n));
         };
-        stored(a.x, storage.other, T, d.C);
-        stored(a.q, Storage::kF32, T, d.H * d.D);
-        stored(a.k, Storage::kF32, T, d.K * d.D);
-        stored(a.v, storage.other, T, d.K * d.D);
+        stored(a.x, storage.stream, T, d.C);
+        stored(a.q, storage.heads, T, d.H * d.D);
+        stored(a.k, storage.heads, T, d.K * d.D);
+        stored(a.v, storage.stream, T, d.K * d.D);
         visit(part, a.lse, runs ? size.T * d.H : 0);
         stored(a.o, Storage::kF32, N, d.H * d.D);
-        stored(a.attn_out, storage.other, post_norms ? N : 0, d.C);
-        stored(a.mid, storage.other, N, d.C);
+        stored(a.attn_out, storage.stream, post_norms ? N : 0, d.C);
+        stored(a.mid, storage.stream, N, d.C);
         stored(a.gate, storage.mlp, N, d.F);
         stored(a.up, storage.mlp, N, d.F);
-        stored(a.mlp_out, storage.other, post_norms ? N : 0, d.C);
+        stored(a.mlp_out, storage.stream, post_norms ? N : 0, d.C);
         for (size_t linear = 0; linear < kLinearCount; ++linear) {
             const int64_t n = (adapted >> linear & 1u) == 0 ? 0 : rows_of(linear, size, rows);
             visit(part, a.lora_u[linear], n * adapter.rank);

@@ -14,6 +14,8 @@ int64_t bytes_of_row(Storage storage, int64_t n) {
     switch (storage) {
         case Storage::kF32:
             return n * kFloat;
+        case Storage::k24:
+            return ceil_div(n * (kBf16 + 1), kFloat) * kFloat;
         case Storage::kBf16:
             return n * kBf16;
         case Storage::kBytes:
@@ -28,6 +30,9 @@ const float* round_row(const RowKernels& rows, Storage storage, const float* x, 
     switch (storage) {
         case Storage::kF32:
             return x;
+        case Storage::k24:
+            rows.round_to_24(x, values, n);
+            break;
         case Storage::kBf16:
             rows.round_to_bf16(x, values, n);
             break;
@@ -60,6 +65,9 @@ void StoredRows::set_row(const RowKernels& rows, int64_t t, const float* x) {
         case Storage::kF32:
             std::copy_n(x, n_, reinterpret_cast<float*>(at(t)));
             break;
+        case Storage::k24:
+            rows.narrow_24(x, reinterpret_cast<uint16_t*>(at(t)), reinterpret_cast<uint8_t*>(at(t) + n_ * kBf16), n_);
+            break;
         case Storage::kBf16:
             rows.narrow(x, reinterpret_cast<uint16_t*>(at(t)), n_);
             break;
@@ -88,6 +96,10 @@ const float* StoredRows::row(const RowKernels& rows, int64_t t, float* values) c
     switch (storage_) {
         case Storage::kF32:
             return reinterpret_cast<const float*>(at(t));
+        case Storage::k24:
+            rows.widen_24(reinterpret_cast<const uint16_t*>(at(t)),
+                          reinterpret_cast<const uint8_t*>(at(t) + n_ * kBf16), values, n_);
+            break;
         case Storage::kBf16:
             rows.widen(reinterpret_cast<const uint16_t*>(at(t)), values, n_);
             break;

@@ -12,7 +12,8 @@ namespace cpuft {
 // differentiates what was computed.
 enum class Storage {
     kF32,    // as it is
-    kBf16,   // rounded to bfloat16
+    k24,     // rounded to 24 bits, a step of 2^-16 of a value
+    kBf16,   // rounded to bfloat16, a step of 2^-8
     kBytes,  // rounded to bytes, with a scale for each kByteBlock values of a row
 };
 
@@ -46,7 +47,7 @@ class StoredRows {
 
     Storage storage_ = Storage::kF32;
     int64_t T_ = 0, n_ = 0;
-    int64_t row_bytes_ = 0;  // kBytes: [scales] [n], rounded up to whole floats
+    int64_t row_bytes_ = 0;  // k24: [n] high halves, [n] low bytes; kBytes: [scales] [n]; both rounded up to whole floats
     Buffer<char> data_;
 };
 

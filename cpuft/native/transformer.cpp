@@ -145,25 +145,27 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
     const bool keeps = wanted != Wanted::kOutput;
     const ActivationStorage storage = activation_storage(compute_.precision);
     float *h = work_.h, *q = work_.q, *k = work_.k, *v = work_.v, *o = work_.o, *gate = work_.gate, *up = work_.up;
-    const auto store_queries_and_keys = [&] {
-        a.q.store(compute_, Storage::kF32, q, T_, d.H * d.D);
-        a.k.store(compute_, Storage::kF32, k, T_, d.K * d.D);
+    const auto keep_queries_and_keys = [&] {
+        if (keeps) a.q.store(compute_, storage.heads, q, T_, d.H * d.D);
+        if (keeps) a.k.store(compute_, storage.heads, k, T_, d.K * d.D);
+        round_rows(compute_, storage.heads, q, T_, d.H * d.D, q);
+        round_rows(compute_, storage.heads, k, T_, d.K * d.D, k);
     };
 
-    if (keeps) a.x.store(compute_, storage.other, x, T_, d.C);
-    const float* seen = round_rows(compute_, storage.other, x, T_, d.C, h);
+    if (keeps) a.x.store(compute_, storage.stream, x, T_, d.C);
+    const float* seen = round_rows(compute_, storage.stream, x, T_, d.C, h);
     rmsnorm_forward(compute_, seen, weights.attn_norm.data(), model_.norm_epsilon, T_, d.C, h);
     input_.set(compute_, h, T_, d.C);
     linear_forward(layer, CPUFT_TARGET_ATTN_Q, input_, a, false, q);
     linear_forward(layer, CPUFT_TARGET_ATTN_K, input_, a, false, k);
     linear_forward(layer, CPUFT_TARGET_ATTN_V, input_, a, false, v);
     const bool normed = !weights.q_norm.empty();
-    if (keeps) a.v.store(compute_, storage.other, v, T_, d.K * d.D);
-    round_rows(compute_, storage.other, v, T_, d.K * d.D, v);
-    if (keeps && normed) store_queries_and_keys();
+    if (keeps) a.v.store(compute_, storage.stream, v, T_, d.K * d.D);
+    round_rows(compute_, storage.stream, v, T_, d.K * d.D, v);
+    if (normed) keep_queries_and_keys();
     forward_heads(layer, weights.q_norm, d.H, q);
     forward_heads(layer, weights.k_norm, d.K, k);
-    if (keeps && !normed) store_queries_and_keys();
+    if (!normed) keep_queries_and_keys();
     attention_forward(compute_, attention_shape(layer), layout_.sequences, q, k, v, attention_, o,
                       a.lse.reserve(T_ * d.H));
     if (drops_rows(layer)) {
@@ -174,8 +176,8 @@ void Transformer::forward_layer(int64_t layer, Wanted wanted, Activations& a, fl
     input_.set(compute_, o, n, d.H * d.D);
     forward_into_residual(layer, CPUFT_TARGET_ATTN_OUTPUT, weights.attn_post_norm, keeps, a.attn_out, a, x);
 
-    if (keeps) a.mid.store(compute_, storage.other, x, n, d.C);
-    seen = round_rows(compute_, storage.other, x, n, d.C, h);
+    if (keeps) a.mid.store(compute_, storage.stream, x, n, d.C);
+    seen = round_rows(compute_, storage.stream, x, n, d.C, h);
     rmsnorm_forward(compute_, seen, weights.ffn_norm.data(), model_.norm_epsilon, n, d.C, h);
     input_.set(compute_, h, n, d.C);
     linear_forward(layer, CPUFT_TARGET_FFN_GATE, input_, a, false, gate);
@@ -272,7 +274,7 @@ void Transformer::forward_into_residual(int64_t layer, cpuft_target linear, cons
                                         bool keeps, StoredRows& kept, Activations& a, float* x) {
     if (post_norm.empty()) return linear_forward(layer, linear, input_, a, true, x);
     const int64_t n = input_.packed.m(), C = model_.dims.C;
-    const Storage storage = activation_storage(compute_.precision).other;
+    const Storage storage = activation_storage(compute_.precision).stream;
     float* y = work_.h;
     linear_forward(layer, linear, input_, a, false, y);
     if (keeps) kept.store(compute_, storage, y, n, C);

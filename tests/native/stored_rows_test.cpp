@@ -14,11 +14,12 @@ using cpuft::StoredRows;
 namespace {
 
 constexpr std::pair<Storage, const char*> kStorages[] = {
-    {Storage::kF32, "f32"}, {Storage::kBf16, "bf16"}, {Storage::kBytes, "bytes"}};
+    {Storage::kF32, "f32"}, {Storage::k24, "24 bits"}, {Storage::kBf16, "bf16"}, {Storage::kBytes, "bytes"}};
 
 // The most that value i of a row may be off.
 double largest_error(Storage storage, const float* row, int64_t n, int64_t i) {
     if (storage == Storage::kF32) return 0.0;
+    if (storage == Storage::k24) return std::fabs(static_cast<double>(row[i])) * 0x1p-16;
     if (storage == Storage::kBf16) return std::fabs(static_cast<double>(row[i])) * 0x1p-8;
     double largest = 0.0;
     const int64_t first = i / kByteBlock * kByteBlock;

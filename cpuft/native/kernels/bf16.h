@@ -35,5 +35,33 @@ inline void round_to_bf16(const float* x, float* out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[i] = float_of_bf16(static_cast<uint16_t>(bf16_bits(x[i])));
 }
 
+// The upper 24 bits of a float32 with those of bfloat16 apart from the eight below: 16 of a value's bits are kept, not 8.
+inline uint32_t bits_24(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const uint32_t rounded = (bits + 0x7Fu + (bits >> 8 & 1u)) >> 8;
+    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? bits >> 8 | 0x4000u : rounded;
+}
+
+inline float float_of_24(uint32_t x) {
+    const uint32_t bits = x << 8;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline void narrow_24(const float* x, uint16_t* high, uint8_t* low, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) high[i] = static_cast<uint16_t>(bits_24(x[i]) >> 8);
+    for (int64_t i = 0; i < n; ++i) low[i] = static_cast<uint8_t>(bits_24(x[i]));
+}
+
+inline void widen_24(const uint16_t* high, const uint8_t* low, float* out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) out[i] = float_of_24(static_cast<uint32_t>(high[i]) << 8 | low[i]);
+}
+
+inline void round_to_24(const float* x, float* out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) out[i] = float_of_24(bits_24(x[i]));
+}
+
 }  // namespace
 }  // namespace cpuft

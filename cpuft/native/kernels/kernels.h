@@ -125,6 +125,10 @@ struct RowKernels {
     void (*widen)(const uint16_t* x, float* out, int64_t n);
     // To bfloat16 and back at once, the same values; out may be x.
     void (*round_to_bf16)(const float* x, float* out, int64_t n);
+    // The same with the upper 24 bits of each value, 16 of them in `high`.
+    void (*narrow_24)(const float* x, uint16_t* high, uint8_t* low, int64_t n);
+    void (*widen_24)(const uint16_t* high, const uint8_t* low, float* out, int64_t n);
+    void (*round_to_24)(const float* x, float* out, int64_t n);
     // To bytes and back: x[i] ~ scales[i / kByteBlock] * out[i], rounded to nearest.
     void (*to_bytes)(const float* x, int8_t* out, float* scales, int64_t n);
     void (*from_bytes)(const int8_t* x, const float* scales, float* out, int64_t n);
