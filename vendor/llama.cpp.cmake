@@ -3,7 +3,7 @@
 
 # Compile a target at a level of optimization.
 #   TOGETHER  many of its files at a time, with the headers that most of their text is made of read once
-#   FAST      its files that work for each token or each weight, compiled as for a release
+#   FAST      its files that look at a whole vocabulary for each token, compiled as for a release
 #   ALONE     its files that do not go together with others
 function(cpuft_compile target level)
     cmake_parse_arguments(PARSE_ARGV 2 its "TOGETHER" "" "FAST;ALONE")
@@ -38,8 +38,7 @@ function(cpuft_compile_targets)
     if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
         return()
     endif()
-    cpuft_compile(llama -O1 TOGETHER FAST llama-context.cpp llama-grammar.cpp llama-graph.cpp llama-kv-cache.cpp
-        llama-quant.cpp llama-sampler.cpp llama-vocab.cpp unicode.cpp)
+    cpuft_compile(llama -O1 TOGETHER FAST llama-grammar.cpp llama-sampler.cpp llama-vocab.cpp)
     cpuft_compile(llama-common -O1 TOGETHER FAST sampling.cpp ALONE arg.cpp json.cpp)
     cpuft_compile(server-context -O1 TOGETHER)
     cpuft_compile(llama-server-impl -O1 TOGETHER)
