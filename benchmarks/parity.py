@@ -22,7 +22,6 @@ from tests.engine import golden
 from tests.engine.comparison import ISAS, batch, cosine, distance, gradients, open_case, step
 from tests.engine.random_model import weights, write_model
 
-
 DEEP_CASE = "gemma2-27b"
 DISTURBANCES = (1e-3, 2e-3, 4e-3)  # relative, of each weight
 

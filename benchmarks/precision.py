@@ -75,7 +75,7 @@ class Run:
     validation: float  # at the end, nats a token
     adapter: float  # the same adapter's, computed in float32
     seconds: float
-    score: float | None  # of its answers
+    score: float | None = None  # of its answers
 
     @property
     def curve(self) -> list[float]:
@@ -93,7 +93,9 @@ class Run:
     show_default="all but real",
 )
 @click.option("--model", help="Of the part real: a real model's name or the path of its GGUF.")
-@click.option("--answers", type=click.IntRange(0), default=10, show_default=True, help="Of the part real, to be scored.")
+@click.option(
+    "--answers", type=click.IntRange(0), default=10, show_default=True, help="Of the part real, to be scored."
+)
 @click.option(
     "--arm",
     "arms",

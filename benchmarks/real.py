@@ -52,7 +52,9 @@ def kernel_arms() -> list[Arm]:
 
 
 @click.command("real")
-@click.option("--model", "names", multiple=True, default=MODELS, show_default="all three", help="A GGUF's name or path.")
+@click.option(
+    "--model", "names", multiple=True, default=MODELS, show_default="all three", help="A GGUF's name or path."
+)
 @click.option("--arm", "arms", type=ArmType(), multiple=True, help="Every one that this CPU has by default.")
 @click.option("--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=TEXTS)
 @click.option("--trained", type=click.IntRange(0), default=0, help="Steps before the gradient; 0: a random adapter.")

@@ -119,7 +119,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             if settings.trained == 0:
                 engine.parameters[:] = random_parameters(engine)
             np.save(parameters, engine.parameters)
-            np.savez(parameters.with_name(TOKENS), **_arrays(examples))
+            np.savez(parameters.with_name(TOKENS), allow_pickle=False, **_arrays(examples))
         sums, counts = zip(*map(engine.forward_backward, batches), strict=True)
         np.save(parameters.with_name(GRADIENT), engine.gradients / np.float32(sum(counts)))
         seconds = []

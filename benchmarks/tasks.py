@@ -38,8 +38,8 @@ from cpuft.evaluate.benchmark import read_cases, run_benchmark
 from cpuft.files import atomic_write
 from cpuft.models.adapter import write_adapter
 from cpuft.models.gguf import read_gguf
-from cpuft.roles.ba import metric
 from cpuft.models.gguf_writer import TensorInfo
+from cpuft.roles.ba import metric
 
 Tokens = npt.NDArray[np.int32]
 
@@ -86,7 +86,9 @@ def real_task(model: Path, n_answers: int) -> Task:
     training = replace(config.training, batch_size=1, gradient_accumulation_steps=1)
     config = replace(config, training=training, lora=replace(config.lora, dropout=0.0))
     examples, validation = _demo_examples(model, config)
-    return Task(model, examples, validation, config, score=partial(_score, model, config, n_answers) if n_answers else None)
+    return Task(
+        model, examples, validation, config, score=partial(_score, model, config, n_answers) if n_answers else None
+    )
 
 
 def _demo_examples(model: Path, config: Config) -> tuple[list[Example], list[Example]]:

@@ -46,7 +46,8 @@ const float* round_row(const RowKernels& rows, Storage storage, const float* x, 
 const float* round_rows(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n, float* values) {
     if (storage == Storage::kF32) return x;
     const Stopwatch::Lap lap(compute.stopwatch, Part::kStorage);
-    compute.for_rows(T, [&](int64_t t, int) { round_row(compute.kernels.rows, storage, x + t * n, n, values + t * n); });
+    compute.for_rows(T,
+                     [&](int64_t t, int) { round_row(compute.kernels.rows, storage, x + t * n, n, values + t * n); });
     return values;
 }
 

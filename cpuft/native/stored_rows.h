@@ -47,7 +47,8 @@ class StoredRows {
 
     Storage storage_ = Storage::kF32;
     int64_t T_ = 0, n_ = 0;
-    int64_t row_bytes_ = 0;  // k24: [n] high halves, [n] low bytes; kBytes: [scales] [n]; both rounded up to whole floats
+    int64_t row_bytes_ =
+        0;  // k24: [n] high halves, [n] low bytes; kBytes: [scales] [n]; both rounded up to whole floats
     Buffer<char> data_;
 };
 

@@ -176,10 +176,11 @@ CASES = {
         (47, 13, 90),
         optimizer=OptimizerSpec(learning_rate=8e-3),  # a capped loss falls more slowly
     ),
-    # The 27B model's number of layers, from which llama.cpp infers how it scales its scores. So many random layers are badly
-    # conditioned: in float32, with base weights off by 2e-3 of themselves, the worst tensor's gradient has a cosine of 0.89
-    # to this one, with 4e-3 of 0.65; so what rounding to bfloat16 (0.94) or bytes (0.12) leaves says nothing about these
-    # precisions (`python benchmarks/parity.py gemma2-27b`). Real models of 18 to 28 layers are within tests/real's bars.
+    # The 27B model's number of layers, from which llama.cpp infers how it scales its scores. So many random layers are
+    # badly conditioned: in float32, with base weights off by 2e-3 of themselves, the worst tensor's gradient has a
+    # cosine of 0.89 to this one, with 4e-3 of 0.65; so what rounding to bfloat16 (0.94) or bytes (0.12) leaves says
+    # nothing about these precisions (`python benchmarks/parity.py gemma2-27b`). Real models of 18 to 28 layers are
+    # within tests/real's bars.
     "gemma2-27b": Case(
         ModelSpec(
             "gemma2",

@@ -19,18 +19,18 @@ from .random_model import FloatArray, weights, write_model
 KEY_BIAS = 300.0
 RESIDUAL = 3000.0
 FIRST_TOKEN = 7
-# By what multiplies: the cosine of the whole gradient, the least of a tensor's, the loss. Real models are held to 0.9999,
-# 0.999 and 0.99 (tests/real); in rows as short as these less of a rounding averages out.
+# By what multiplies: the cosine of the whole gradient, the least of a tensor's, the loss. Real models are held to
+# 0.9999, 0.999 and 0.99 (tests/real); in rows as short as these less of a rounding averages out.
 FLOAT_PRODUCTS, BF16_PRODUCTS, INT8_PRODUCTS = (0.9996, 0.998, 2e-3), (0.998, 0.995, 2e-3), (0.99, 0.98, 5e-3)
 
 ARMS = [("bf16", isa) for isa in ISAS] + [("int8", isa) for isa in INT8_ISAS]
 
 
 @pytest.fixture(scope="module")
-def massive(tmp_path_factory: pytest.TempPathFactory, shallow_case_name: str) -> Iterator[Path]:
+def massive(tmp_path_factory: pytest.TempPathFactory, shallow_case_name: str) -> Path:
     """A case's model with both."""
     case = CASES[shallow_case_name]
-    yield write_model(tmp_path_factory.mktemp("massive") / "model.gguf", case.model, dict(_massive_weights(case)))
+    return write_model(tmp_path_factory.mktemp("massive") / "model.gguf", case.model, dict(_massive_weights(case)))
 
 
 def _massive_weights(case: Case) -> Iterator[tuple[str, FloatArray]]:

@@ -185,7 +185,8 @@ void check_gated_mlp(cpuft::Gate kind) {
             return test::weighted_sum(dm, m);
         };
         loss();
-        for (const cpuft::Storage storage : {cpuft::Storage::kBytes, cpuft::Storage::kBf16, cpuft::Storage::k24, cpuft::Storage::kF32}) {
+        for (const cpuft::Storage storage :
+             {cpuft::Storage::kBytes, cpuft::Storage::kBf16, cpuft::Storage::k24, cpuft::Storage::kF32}) {
             std::vector<float> got = gate_in, got_up = up_in, dgate = dm, dup(gate_in.size(), NAN);
             cpuft::StoredRows stored_gate, stored_up;
             stored_gate.reserve(storage, T, F);

@@ -61,9 +61,7 @@ def baseline(
     folder = tmp_path_factory.mktemp("precision")
     texts = TEXTS.read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "texts.jsonl").write_text("".join(texts[SKIPPED[name] :]), encoding="utf-8")
-    settings = Settings(
-        str(models.require(name)), str(folder / "texts.jsonl"), str(folder), threads=models.threads()
-    )
+    settings = Settings(str(models.require(name)), str(folder / "texts.jsonl"), str(folder), threads=models.threads())
     if trained:
         measure(replace(settings, trained=trained))
     figures = measure(replace(settings, precision=BASELINE.precision, trained=None if trained else 0))
