@@ -67,7 +67,7 @@ def test_commands_take_the_reference(store: Path, run_cpuft: RunCpuft, tmp_path:
     shown = json.loads(run_cpuft("models", "show", "ollama:tiny", "--json").stdout)
     assert (shown["trainable"], shown["licence"], shown["source"]["store"]) == (True, "Do as you like.", str(store))
     assert output.stat().st_size < shown["file_bytes"]
-    environment = {"HF_HOME": str(tmp_path), "CPUFT_CACHE": None}
+    environment = {"HF_HOME": str(tmp_path)}
     listed = json.loads(run_cpuft("models", "list", "--json", cwd=tmp_path, env=environment).stdout)
     assert {f"ollama:{name}" for name in NAMES} <= {entry["reference"] for entry in listed if entry["trainable"]}
 

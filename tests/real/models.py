@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.real_models import models_folder
+
 GEMMA = "gemma-3-270m-q4_k_m"  # a base model: no chat template, a SentencePiece vocabulary of 262,144
 CODER = "qwen2.5-coder-0.5b-instruct-q4_k_m"  # has a chat template; a BPE vocabulary of 151,936
 CODER_1B5 = "qwen2.5-coder-1.5b-instruct-q4_k_m"
@@ -19,15 +21,9 @@ def threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
-def folder() -> Path:
-    """Where real models are looked for."""
-    given = os.environ.get("CPUFT_REAL_MODELS")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "cpuft" / "real-models"
-
-
 def require(name: str) -> Path:
     """The file of a model; ends the test where it is missing."""
-    path = folder() / f"{name}.gguf"
+    path = models_folder() / f"{name}.gguf"
     if not path.is_file():
         sentence = f"{path} is not there: set CPUFT_REAL_MODELS to a folder that has it"
         if os.environ.get("CPUFT_REAL_REQUIRED") == "1":

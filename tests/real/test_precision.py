@@ -47,9 +47,11 @@ def few(arms: list[Arm]) -> list[Arm]:
     return list({bars_of(arm): arm for arm in reversed(arms)}.values())
 
 
-# Model, steps of training, arm: every kernel table on the smallest model, one of each kind on the other.
-CASES = [((models.GEMMA, 0), arm) for arm in kernel_arms()]
-CASES += [((models.CODER, trained), arm) for trained in (0, TRAINED) for arm in few(kernel_arms())]
+# Each arm in each state, a model and the steps that its adapter was trained: every kernel table on the smallest model,
+# one of each kind on the other.
+GEMMA, CODER, TRAINED_CODER = (models.GEMMA, 0), (models.CODER, 0), (models.CODER, TRAINED)
+CASES = [(GEMMA, arm) for arm in kernel_arms()]
+CASES += [(state, arm) for state in (CODER, TRAINED_CODER) for arm in few(kernel_arms())]
 
 
 @pytest.fixture(scope="module")
