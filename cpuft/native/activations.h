@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "ablation.h"
 #include "buffer.h"
 #include "model.h"
 #include "stored_rows.h"
@@ -33,6 +34,8 @@ struct ActivationStorage {
 
 // int8 rounds the MLP's product to bytes on its way into ffn_down anyway, and takes its gradient from as good a rounding.
 inline ActivationStorage activation_storage(Precision precision) {
+    if (knob("mlp") == 32) return {Storage::kF32, knob("other") == 32 ? Storage::kF32 : Storage::kBf16};
+    if (knob("mlp") == 16) return {Storage::kBf16, knob("other") == 32 ? Storage::kF32 : Storage::kBf16};
     switch (precision) {
         case Precision::kF32:
             return {Storage::kF32, Storage::kF32};

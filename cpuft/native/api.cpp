@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "ablation.h"
 #include "adapter.h"
 #include "compute.h"
 #include "cpuft.h"
@@ -61,6 +62,7 @@ struct cpuft_engine {
         : model(path),
           compute(n_threads, kernels, choose_precision(precision, model, kernels)),
           transformer(model, compute) {
+        ablating = compute.precision != Precision::kF32;
         if (compute.precision == Precision::kInt8) model.measure_rows(compute);
     }
 

@@ -1,4 +1,5 @@
 #include "stored_rows.h"
+#include "ablation.h"
 
 #include <algorithm>
 
@@ -25,6 +26,7 @@ int64_t bytes_of_row(Storage storage, int64_t n) {
 }  // namespace
 
 const float* round_row(const RowKernels& rows, Storage storage, const float* x, int64_t n, float* values) {
+    if (knob("late")) return x;
     switch (storage) {
         case Storage::kF32:
             return x;
@@ -39,7 +41,7 @@ const float* round_row(const RowKernels& rows, Storage storage, const float* x, 
 }
 
 const float* round_rows(Compute& compute, Storage storage, const float* x, int64_t T, int64_t n, float* values) {
-    if (storage == Storage::kF32) return x;
+    if (storage == Storage::kF32 || knob("late")) return x;
     const Stopwatch::Lap lap(compute.stopwatch, Part::kStorage);
     compute.for_rows(T, [&](int64_t t, int) { round_row(compute.kernels.rows, storage, x + t * n, n, values + t * n); });
     return values;

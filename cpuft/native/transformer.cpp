@@ -1,4 +1,5 @@
 #include "transformer.h"
+#include "ablation.h"
 
 #include <algorithm>
 #include <cmath>
@@ -90,7 +91,7 @@ void Transformer::begin(const MicroBatch& batch, const Adapter* adapter, Purpose
     T_ = layout_.T();
     for (RopeTable& rope : ropes_) rope.grow(layout_.end_position());
     const auto n_targets = static_cast<int64_t>(layout_.targets.size());
-    work_.reserve(model_.dims, T_, n_targets, head_bytes(compute_.weight_gemm, model_.dims.V, n_targets));
+    work_.reserve(model_.dims, T_, n_targets, head_bytes(knob("head") == 32 ? compute_.exact_gemm : compute_.weight_gemm, model_.dims.V, n_targets));
     head_.probabilities_memory = work_.head_room;
 }
 

@@ -1,4 +1,5 @@
 #include "weight_panel.h"
+#include "ablation.h"
 
 #include <algorithm>
 
@@ -44,6 +45,7 @@ void fill_transposed(const GemmKernel& kernel, const Matrix& w, WeightReader rea
         float* values = scratch.values.reserve(kernel.nr * stride);
         for (int j = 0; j < columns; ++j)
             dequantize_segment(reader, w.type, w.row(n0 + j0 + j), k0, k, values + j * stride);
+        if (knob("wx") > 0) for (int j = 0; j < columns; ++j) fake(values + j * stride, k, static_cast<int64_t>(knob("wx")));
         kernel.pack_b_transposed(values, stride, k, columns, blocks.at(j0 / kernel.nr));
     }
 }
@@ -66,6 +68,11 @@ void fill_plain(const GemmKernel& kernel, const Matrix& w, WeightReader reader, 
             float* values = scratch.values.reserve(kStrip * stride);
             for (int64_t p = 0; p < depth; ++p)
                 dequantize_segment(reader, w.type, w.row(k0 + p0 + p), n0, n, values + p * stride);
+            if (knob("wy") > 0 && w.row_scale != nullptr)
+                for (int64_t p = 0; p < depth; ++p) {
+                    const float scale = w.row_scale[k0 + p0 + p], inverse = 1.0f / scale;
+                    for (int64_t j = 0; j < n; ++j) values[p * stride + j] = scale * std::nearbyint(values[p * stride + j] * inverse);
+                }
             strip = values;
         }
         const float* row_scale = w.row_scale == nullptr ? nullptr : w.row_scale + k0 + p0;

@@ -1,4 +1,5 @@
 #include "cross_entropy.h"
+#include "../ablation.h"
 
 #include <algorithm>
 #include <cmath>
@@ -43,7 +44,14 @@ void visit_logits(Compute& compute, const Matrix& head, float soft_cap, const in
         }
         if (!with_gradient) return;
         if (lap) lap->next(Part::kHeadProducts);
-        const float* row_scale = head.row_scale == nullptr ? nullptr : head.row_scale + v0;
+        const float* row_scale = head.row_scale == nullptr || knob("head") == 32 ? nullptr : head.row_scale + v0;
+        if (knob("ap") > 0)
+            for (int64_t t = 0; t < n; ++t) {
+                float* row = logits + t * kColumnStride;
+                for (int64_t j = 0; j < size; ++j) row[j] *= head.row_scale[v0 + j];
+                fake_sparse(row, size, static_cast<int64_t>(knob("ap")), static_cast<int>(knob("op")));
+                for (int64_t j = 0; j < size; ++j) row[j] /= head.row_scale[v0 + j];
+            }
         workspace.probabilities.pack_block(logits, kColumnStride, v0, row_scale);
     });
 }
@@ -80,14 +88,22 @@ int64_t head_bytes(const GemmKernel& kernel, int64_t V, int64_t n) {
 double head_cross_entropy(Compute& compute, const Matrix& head, float soft_cap, const float* h, const int32_t* targets,
                           int64_t n, HeadWorkspace& workspace, float* dh) {
     Stopwatch::Lap lap(compute.stopwatch, Part::kCrossEntropy);
-    const GemmKernel& kernel = compute.weight_gemm;
+    const GemmKernel& kernel = knob("head") == 32 ? compute.exact_gemm : compute.weight_gemm;
     const int64_t V = head.rows, C = head.cols, n_blocks = ceil_div(V, kBlockDepth);
     const int64_t chunk = head_chunk(kernel, V, n);
     double* losses = workspace.losses.reserve(n);
     for (int64_t t0 = 0; t0 < n; t0 += chunk) {
         const int64_t size = std::min(chunk, n - t0);
         lap.next(Part::kHeadProducts);
-        workspace.h.pack_rows(compute, kernel, h + t0 * C, size, C);
+        const float* hs = h + t0 * C;
+        if (knob("ah") > 0) {
+            static Buffer<float> copy;
+            float* y = copy.reserve(size * C);
+            std::copy_n(hs, size * C, y);
+            compute.for_rows(size, [&](int64_t t, int) { fake_sparse(y + t * C, C, static_cast<int64_t>(knob("ah")), static_cast<int>(knob("oh"))); });
+            hs = y;
+        }
+        workspace.h.pack_rows(compute, kernel, hs, size, C);
         workspace.maxima.reserve(n_blocks * chunk);
         workspace.sums.reserve(n_blocks * chunk);
         workspace.target_logits.reserve(chunk);

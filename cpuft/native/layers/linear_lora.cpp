@@ -1,4 +1,5 @@
 #include "linear_lora.h"
+#include "../ablation.h"
 
 #include <algorithm>
 
@@ -35,7 +36,7 @@ void scale_rows(Compute& compute, float factor, int64_t T, int64_t n, float* x) 
 void narrow_product(Compute& compute, float factor, const float* x, const PackedRows& packed, const Matrix& w,
                     bool transposed, float* c) {
     const int64_t T = packed.m(), R = transposed ? w.rows : w.cols;
-    if (&packed.kernel() != &compute.gemm) {
+    if (&packed.kernel() != &compute.gemm || knob("fwd") == 32 || knob("bwd") == 32) {
         multiply_narrow(compute, compute.gemm, x, T, packed.k(), w, transposed, c);
     } else if (transposed) {
         multiply_transposed(compute, {{packed, w}}, nullptr, false, c);
@@ -50,6 +51,19 @@ void narrow_product(Compute& compute, float factor, const float* x, const Packed
 void LinearInput::set(Compute& compute, const float* values, int64_t T, int64_t n_in) {
     const Stopwatch::Lap lap(compute.stopwatch, Part::kBaseProducts);
     x = values;
+    if (knob("fwd") == 32) {
+        const int64_t block = static_cast<int64_t>(knob("ax"));
+        if (block == 0) return packed.pack_rows(compute, compute.exact_gemm, values, T, n_in);
+        static Buffer<float> copy;
+        float* y = copy.reserve(T * n_in);
+        compute.for_rows(T, [&](int64_t t, int) {
+            std::copy_n(values + t * n_in, n_in, y + t * n_in);
+            if (t == 0 && knob("first")) return;
+            float* row = y + t * n_in;
+            fake_sparse(row, n_in, block, static_cast<int>(knob("ox")), knob("lx", 127));
+        });
+        return packed.pack_rows(compute, compute.exact_gemm, y, T, n_in);
+    }
     packed.pack_rows(compute, compute.weight_gemm, values, T, n_in);
 }
 
@@ -85,6 +99,25 @@ void linear_lora_backward_input(Compute& compute, const LinearWeights& weights, 
     Stopwatch::Lap lap(compute.stopwatch, Part::kBaseProducts);
     const int64_t n_in = weights.weight.cols, n_out = weights.weight.rows;
     const PackedRows& packed_dy = workspace.packed_dy;
+    if (knob("bwd") == 32) {
+        const int64_t block = static_cast<int64_t>(knob("ay"));
+        const float* from = dy;
+        if (block != 0) {
+            static Buffer<float> copy;
+            float* y = copy.reserve(T * n_out);
+            const float* rs = weights.weight.row_scale;
+            const bool fold = rs != nullptr && !knob("nofold");
+            compute.for_rows(T, [&](int64_t t, int) {
+                if (t == 0 && knob("first")) { std::copy_n(dy, n_out, y); return; }
+                for (int64_t j = 0; j < n_out; ++j) y[t * n_out + j] = dy[t * n_out + j] * (fold ? rs[j] : 1.0f);
+                fake_sparse(y + t * n_out, n_out, block, static_cast<int>(knob("oy")), knob("ly", 127));
+                for (int64_t j = 0; j < n_out; ++j)
+                    if (fold) y[t * n_out + j] = rs[j] > 0 ? y[t * n_out + j] / rs[j] : 0.0f;
+            });
+            from = y;
+        }
+        workspace.packed_dy.pack_rows(compute, compute.exact_gemm, from, T, n_out);
+    } else
     workspace.packed_dy.pack_rows(compute, compute.weight_gemm, dy, T, n_out, weights.weight.row_scale);
     if (lora == nullptr) {
         if (dx != nullptr) multiply(compute, {{packed_dy, weights.weight}}, accumulate, dx);
