@@ -169,10 +169,16 @@ def test_code_for_this_cpu_agrees_with_llama_cpps_plain_products(
     perplexity: list[str | Path] = [built.tool("llama-perplexity"), "--model", model, "--file", text, *proof.READING]
     estimates = []
     for more in ([], ["--no-repack"]):
-        for _ in range(5):  # its last line may be lost: llama.cpp's end does not wait for the thread that prints
-            done = subprocess.run([*perplexity, *more], capture_output=True, text=True, check=True)
-            found = re.findall(r"Final estimate: PPL = (\S+)", done.stdout + done.stderr)
-            if found:
-                break
-        estimates.append(float(found[0]))
+        done = subprocess.run([*perplexity, *more], capture_output=True, text=True, check=True)
+        estimates += [float(found) for found in re.findall(r"Final estimate: PPL = (\S+)", done.stdout + done.stderr)]
     assert estimates[0] == pytest.approx(estimates[1], rel=0.01)
+
+
+def test_programs_print_to_the_end_on_a_busy_machine(built: Toolchain, tmp_path: Path) -> None:
+    """Without the mend in llama.cpp's logging, several of so many at once lose their last line."""
+    text = tmp_path / "text"
+    text.write_text(12 * proof.TEXT)
+    command: list[str | Path] = [built.tool("llama-perplexity"), "--model", BASE_MODEL, "--file", text, *proof.READING]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(24)]
+    printed = [process.communicate(timeout=120)[0] for process in running]
+    assert [b"Final estimate" in output for output in printed] == [True] * len(running)
