@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from cpuft.demo import BASE_MODEL
@@ -185,8 +187,15 @@ def _answer(process: "subprocess.Popen[bytes]", printed: Path) -> bool:
             request = urllib.request.Request(
                 f"{found[1].decode()}/completion", data=body, headers={"Content-Type": "application/json"}
             )
-            with contextlib.suppress(OSError, ValueError), _OPENER.open(request, timeout=_SECONDS) as reply:
-                return "content" in json.load(reply)
+            try:
+                with _OPENER.open(request, timeout=_SECONDS) as reply:
+                    return "content" in json.load(reply)
+            except urllib.error.HTTPError as error:
+                if error.code == HTTPStatus.SERVICE_UNAVAILABLE:  # it listens before its model is loaded
+                    time.sleep(_POLL_SECONDS)
+                    continue
+            except (OSError, ValueError):
+                pass
             with contextlib.suppress(subprocess.TimeoutExpired):  # it may be dying of what it was asked
                 process.wait(5)
             return False
