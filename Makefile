@@ -53,12 +53,12 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	@echo "Installing cpuft into $(VENV) (about a minute)"
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[synth]'
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing the development tools into $(VENV)"
-	@$(PIP_INSTALL) --editable '.[dev]'
+	@$(PIP_INSTALL) --editable '.[synth,dev]'
 	@touch $@
 
 $(PEERS)/.installed:

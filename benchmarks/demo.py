@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.options import json_option
 from benchmarks.precision import Arm, ArmType, default_arms
 from benchmarks.report import Row, print_rows
-from cpuft.evaluate.demo import run_demo
-from cpuft.roles.ba.metric import score
+from cpuft.roles import DEFAULT, find_role
 from cpuft.toolchain.sources import project_dir
+from cpuft.workflow.demo import run_demo
 
 COLUMNS = ("arm", "seed", "base_score", "tuned_score", "tuned_yaml_valid", "passed", "train_seconds", "peak_rss_mb")
 
@@ -53,7 +53,7 @@ def measure(arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[Row]:
                 keys = yaml.safe_load((project_dir() / "configs" / "demo.yaml").read_text(encoding="utf-8"))
                 keys["training"] |= {"seed": seed, "precision": arm.precision}
                 config.write_text(yaml.safe_dump(keys), encoding="utf-8")
-                result = run_demo(Path(folder) / "demo", config, score, lambda _: None)
+                result = run_demo(Path(folder) / "demo", config, find_role(DEFAULT), lambda _: None)
             yield {"arm": str(arm), "seed": seed, **vars(result), "passed": result.passed}
 
 

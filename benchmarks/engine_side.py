@@ -80,7 +80,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the figures, or {"error": sentence}."""
+    """Prints the figures, or {"error": sentence}."""
     try:
         print(json.dumps(measure(Settings(**json.loads(sys.argv[1])))))
     except CpuftError as error:

@@ -18,7 +18,7 @@ from benchmarks.options import json_option, kernel_options, repeats_option
 from benchmarks.peak import measure_peak
 from benchmarks.report import Row, print_rows, rates
 from benchmarks.shapes import SHAPES
-from cpuft.models.gguf import TYPES_BY_NAME
+from cpuft.gguf.reader import TYPES_BY_NAME
 
 TYPES = ("q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q5_0", "iq4_xs", "f16", "bf16", "f32")
 DIRECTIONS = ("forward", "backward")

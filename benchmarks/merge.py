@@ -18,10 +18,10 @@ from benchmarks.options import json_option, model_options, threads_option
 from benchmarks.report import Row, print_row
 from benchmarks.shapes import SHAPES, Shape, model_file
 from cpuft import toolchain
+from cpuft.adapters.adapter import write_adapter
 from cpuft.errors import CpuftError
-from cpuft.models.adapter import write_adapter
-from cpuft.models.gguf import read_gguf
-from cpuft.toolchain.cpu import available_cpus
+from cpuft.gguf.reader import read_gguf
+from cpuft.machine.cpu import available_cpus
 
 
 @click.command("merge")

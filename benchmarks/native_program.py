@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from cpuft import toolchain
-from cpuft.toolchain import build, cache, ninja, sources
+from cpuft.machine import cache
+from cpuft.machine.locks import waiting_lock
+from cpuft.toolchain import build, ninja, sources
 from cpuft.toolchain.compiler import find_compilers
 
 
@@ -18,7 +20,7 @@ def native_program(name: str) -> Path:
     log = tree / "benchmarks.log"
     options = {**build.engine_options(built.source, built.lib_dir), "CPUFT_BUILD_BENCHMARKS": "ON"}
     target = f"cpuft_{name}_bench"
-    with cache.locked(cache.cache_dir(), lambda: None) as lock:
+    with waiting_lock(cache.cache_dir() / sources.LOCK, lambda: None) as lock:
         ninja.configure(sources.project_dir(), tree, options, compilers=find_compilers(), log=log, lock=lock)
         ninja.compile_targets(tree, [target], jobs=build.default_jobs(), title=f"{name} benchmark", log=log, lock=lock)
     return tree / "benchmarks" / target

@@ -8,7 +8,7 @@ import click
 
 from benchmarks.engine_side import POLICIES, Settings
 from benchmarks.shapes import SHAPES
-from cpuft.toolchain import cache
+from cpuft.machine import cache
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

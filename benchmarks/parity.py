@@ -60,7 +60,7 @@ def compare(name: str, model: Path, isa: str, precision: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a row for each case and kernel table, in float32, and in bfloat16 and int8 where there is one."""
+    """Prints a row for each case and kernel table, in float32, and in bfloat16 and int8 where there is one."""
     if "--json" not in sys.argv:
         print("| case | kernels | loss | worst gradient | worst 1 - cosine | ten steps |\n|---|---|---|---|---|---|")
     kernels = [(isa, "f32") for isa in ISAS] + [("avx512bf16", "bf16")] * ("avx512bf16" in ISAS)

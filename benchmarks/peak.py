@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 from cpuft.errors import CpuftError
-from cpuft.files import atomic_write
-from cpuft.toolchain import cache
+from cpuft.machine import cache
+from cpuft.machine.files import atomic_write
 from cpuft.toolchain.compiler import find_compilers
 
 SOURCE = Path(__file__).resolve().with_name("peak.cpp")

@@ -30,7 +30,7 @@ def own_peak_rss_mb() -> int:
 
 
 def main() -> int:
-    """Run the command, silent but for its errors; print its time and memory; return its exit code."""
+    """Runs the command, silent but for its errors; prints its time and memory; returns its exit code."""
     start = time.perf_counter()
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

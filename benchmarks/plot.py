@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cpuft.errors import ConfigError, UserError
-from cpuft.files import atomic_write
+from cpuft.machine.files import atomic_write
 
 # On a transparent ground these have a contrast of 3 or more to white and to a dark page (#0d1117), the text of 4.
 TEXT = "#787878"
@@ -113,7 +113,7 @@ def draw(groups: dict[Group, dict[str, Bar]]) -> Figure:
 
 
 def _colors(labels: Sequence[str]) -> dict[str, str]:
-    """Cool colors for ours, warm ones for the peers'.
+    """Cools colors for ours, warm ones for the peers'.
 
     Raises:
         ConfigError: there are more kinds of bars than one picture shows clearly.
@@ -174,7 +174,7 @@ def run_script(figure_of: Callable[[Path], Figure], usage: str | None) -> int:
 
 
 def main() -> int:
-    """Draw the picture."""
+    """Draws the picture."""
     return run_script(lambda results: draw(arrange(read_rows(results))), __doc__)
 
 

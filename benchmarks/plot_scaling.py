@@ -133,7 +133,7 @@ def _style(axes: Axes, panel: Panel, values: list[int]) -> None:
 
 
 def main() -> int:
-    """Draw the picture."""
+    """Draws the picture."""
     return run_script(lambda results: draw(arrange(read_rows(results))), __doc__)
 
 

@@ -20,7 +20,7 @@ from benchmarks.report import Row, print_rows
 from benchmarks.tasks import Task, Teacher, demo_task, mean_loss, real_task, teacher_task
 from cpuft.data.batches import dropout_keys, passes, step_examples
 from cpuft.engine import Engine
-from cpuft.toolchain import cpu
+from cpuft.machine import cpu
 from cpuft.train.schedule import learning_rate
 
 PRECISIONS = ("f32", "bf16", "int8")
@@ -57,7 +57,7 @@ class ArmType(click.ParamType[Arm]):
     name = "[ISA:]PRECISION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Arm:
-        """Read an arm; fail where there is no such precision."""
+        """Reads an arm; fails where there is no such precision."""
         if isinstance(value, Arm):
             return value
         isa, _, precision = value.rpartition(":")

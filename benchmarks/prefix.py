@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.options import json_option, kernel_options, repeats_option
 from benchmarks.report import Row, print_rows, rates
 from cpuft import demo
-from cpuft.config import TrainConfig
+from cpuft.config.keys import TrainConfig
 from cpuft.data.batches import passes, step_examples
 from cpuft.data.dataset import formatter_of, load_dataset
 from cpuft.data.examples import Example
 from cpuft.engine import Engine
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 
 # How the examples of a step go through the model: as in training; as there, but no two of them begin alike, because
 # each has another first token; one by one.

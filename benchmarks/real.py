@@ -21,7 +21,7 @@ from benchmarks.real_side import ALPHA, GRADIENT, RANK, Settings, Tensor, run
 from benchmarks.report import Row, print_rows
 from benchmarks.train_throughput import PEER_PYTHON
 from cpuft.engine import FloatArray
-from cpuft.toolchain import cpu
+from cpuft.machine import cpu
 
 TEXTS = HERE / "real_texts.jsonl"
 BASELINE = Arm("f32")

@@ -9,13 +9,13 @@ MODELS = ("gemma-3-270m-q4_k_m", "qwen2.5-coder-0.5b-instruct-q4_k_m", "qwen2.5-
 
 
 def models_folder() -> Path:
-    """Return $CPUFT_REAL_MODELS, else real-models/ in the user's cache."""
+    """$CPUFT_REAL_MODELS, else real-models/ in the user's cache."""
     given = os.environ.get("CPUFT_REAL_MODELS")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "cpuft" / "real-models"
 
 
 def find_model(name: str) -> Path:
-    """Return the file of a model in the folder, or at a path.
+    """The file of a model in the folder, or at a path.
 
     Raises:
         UserError: there is none.

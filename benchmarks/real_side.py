@@ -28,7 +28,7 @@ from cpuft.data.examples import Example, Formatter
 from cpuft.data.records import Chat, Record, Text, read_records
 from cpuft.engine import Engine, FloatArray
 from cpuft.errors import CpuftError
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 
 RANK, ALPHA = 16, 32.0
 DEVIATION = 0.005  # of B's values: about what 25 steps at a rate of 2e-4 move one by, if they all agree
@@ -60,7 +60,7 @@ class Settings:
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Compute in a fresh process: isa, precision, loss (the mean), tokens, seconds of each repeat, peak_rss_mb.
+    """Computes in a fresh process: isa, precision, loss (the mean), tokens, seconds of each repeat, peak_rss_mb.
 
     Raises UserError where the engine refuses the settings.
     """
@@ -142,7 +142,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the figures, or {"error": sentence}."""
+    """Prints the figures, or {"error": sentence}."""
     try:
         print(json.dumps(measure(Settings(**json.loads(sys.argv[1])))))
     except CpuftError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cpuft.toolchain.cpu import cpu_model
+from cpuft.machine.cpu import cpu_model
 
 Row = dict[str, Any]
 

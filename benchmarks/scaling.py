@@ -21,8 +21,8 @@ from benchmarks.options import (
 )
 from benchmarks.report import Row, print_rows, rates
 from benchmarks.shapes import model_file
-from cpuft.config import MODULES
-from cpuft.toolchain.cpu import available_cpus
+from cpuft.config.keys import MODULES
+from cpuft.machine.cpu import available_cpus
 
 # What is varied: the field of Settings, and its values by default; the others stay as the options say.
 FIELDS = {"threads": "threads", "length": "tokens", "rank": "rank", "targets": "n_targets"}

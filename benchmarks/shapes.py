@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.architectures import Block
 from cpuft import demo, engine, toolchain
-from cpuft.files import atomic_write
-from cpuft.models import gguf_writer
-from cpuft.models.gguf import TYPES_BY_NAME, Field, read_gguf
-from cpuft.models.gguf_writer import TensorInfo
-from cpuft.models.mixture import mixture
+from cpuft.gguf import writer as gguf_writer
+from cpuft.gguf.mixture import mixture
+from cpuft.gguf.reader import TYPES_BY_NAME, Field, read_gguf
+from cpuft.gguf.writer import TensorInfo
+from cpuft.machine.files import atomic_write
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.fresh_process import ROOT
 from benchmarks.shapes import DEMO_VOCABULARY, Shape, write_model
 from cpuft import demo
+from cpuft.adapters.adapter import write_adapter
 from cpuft.backends.llama_server import LlamaServer
-from cpuft.config import Config
-from cpuft.config_file import load_config
+from cpuft.config.file import load_config
+from cpuft.config.keys import Config
 from cpuft.data.batches import passes
 from cpuft.data.dataset import formatter_of, load_dataset
 from cpuft.data.examples import Example
 from cpuft.engine import Engine, FloatArray
 from cpuft.evaluate.benchmark import read_cases, run_benchmark
-from cpuft.files import atomic_write
-from cpuft.models.adapter import write_adapter
-from cpuft.models.gguf import read_gguf
-from cpuft.models.gguf_writer import TensorInfo
-from cpuft.roles.ba import metric
+from cpuft.gguf.reader import read_gguf
+from cpuft.gguf.writer import TensorInfo
+from cpuft.machine.files import atomic_write
+from cpuft.roles import DEFAULT, find_role
 
 Tokens = npt.NDArray[np.int32]
 
@@ -115,7 +115,8 @@ def _score(model: Path, config: Config, n_answers: int, engine: Engine) -> float
         tensors = {tensor.name: tensor.view(engine.parameters) for tensor in engine.adapter_tensors}
         write_adapter(path, tensors, alpha=config.lora.alpha, architecture=engine.facts["architecture"])
         with LlamaServer(model, adapter=path) as server:
-            return run_benchmark(server, read_cases(demo.TEST)[:n_answers], metric.score).average_score
+            role = find_role(DEFAULT)
+            return run_benchmark(server, read_cases(demo.TEST, role)[:n_answers], role.metric).average_score
 
 
 @dataclass(frozen=True)

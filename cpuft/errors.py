@@ -12,7 +12,11 @@ CpuftError                 exit 1: our own fault
     └── ToolchainError     compiler, download, checksum, a tool that is not built
 
 The message is one sentence that names the thing, what was found, what was expected, and what to do.
+
+ExampleError               a ValueError on the way: what is wrong with one example, for whoever knows its file and line
 """
+
+from collections.abc import Sequence
 
 INTERRUPTED = 130  # the shell's exit code for a program ended by Ctrl-C
 
@@ -59,3 +63,23 @@ class ResourceError(UserError):
 
 class ToolchainError(UserError):
     """The toolchain cannot be fetched or built, or a part of it is missing."""
+
+
+class ExampleError(ValueError):
+    """What is wrong with one example, without its place."""
+
+
+def list_faults(faults: Sequence[str], most: int = 8) -> str:
+    """The first of many faults, and how many more there are, safe to print whatever names a file has."""
+    more = len(faults) - most
+    return "; ".join(map(_printable, faults[:most])) + (f"; and {more} more" if more > 0 else "")
+
+
+def list_all_faults(faults: Sequence[str]) -> str:
+    """All faults of a file that a person wrote, a line each where there are several."""
+    return faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults])
+
+
+def _printable(text: str, most: int = 240) -> str:
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    return shown if len(text) <= most else shown + "…"

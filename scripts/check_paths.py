@@ -18,18 +18,18 @@ CMAKE_SUBDIRECTORY = re.compile(r"add_subdirectory\(([\w./-]+)")
 
 
 def documents() -> list[Path]:
-    """Return the Markdown files whose paths are checked."""
+    """The Markdown files whose paths are checked."""
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 def cmake_files() -> list[Path]:
-    """Return the CMake files of this project."""
+    """The CMake files of this project."""
     folders = ("cpuft/native", "tests/native", "benchmarks")
     return [ROOT / "CMakeLists.txt", *(file for folder in folders for file in (ROOT / folder).rglob("CMakeLists.txt"))]
 
 
 def missing_in_document(document: Path) -> Iterator[str]:
-    """Yield what a document names and does not exist."""
+    """Yields what a document names and does not exist."""
     top = {entry.name for entry in ROOT.iterdir()}
     text = document.read_text(encoding="utf-8")
     for target in LINK.findall(text):
@@ -42,7 +42,7 @@ def missing_in_document(document: Path) -> Iterator[str]:
 
 
 def missing_in_cmake(file: Path) -> Iterator[str]:
-    """Yield the sources and directories that a CMake file names and do not exist."""
+    """Yields the sources and directories that a CMake file names and do not exist."""
     text = re.sub(r'#.*|"([^"]*)"', _without_prose, file.read_text(encoding="utf-8"))
     for name in CMAKE_SOURCE.findall(text) + CMAKE_SUBDIRECTORY.findall(text):
         if not (file.parent / name).exists():
@@ -50,13 +50,13 @@ def missing_in_cmake(file: Path) -> Iterator[str]:
 
 
 def _without_prose(comment_or_string: re.Match[str]) -> str:
-    """Return a quoted path as it is, and nothing for a comment or a sentence."""
+    """A quoted path as it is, and nothing for a comment or a sentence."""
     string = comment_or_string[1] or ""
     return "" if " " in string else string
 
 
 def main() -> int:
-    """Print the faults and return the exit code."""
+    """Prints the faults and returns the exit code."""
     faults = [(file, name) for file in documents() for name in missing_in_document(file)]
     faults += [(file, name) for file in cmake_files() for name in missing_in_cmake(file)]
     for file, name in faults:

@@ -15,8 +15,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cpuft.cli.configuration import FILE
 from cpuft.cli.main import cli
+from cpuft.cli.options.configuration import FILE
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

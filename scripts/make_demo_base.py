@@ -23,21 +23,21 @@ THREADS = 2  # fixed, because the order of the sums, and so the weights, depends
 
 
 def make_examples(folder: Path) -> None:
-    """Write train.jsonl, val.jsonl and test.jsonl; the bundled base model's vocabulary lends pieces of words."""
+    """Writes train.jsonl, val.jsonl and test.jsonl; the bundled base model's vocabulary lends pieces of words."""
     from cpuft import demo
-    from cpuft.models.gguf import read_gguf
-    from cpuft.roles import ba
+    from cpuft.gguf.reader import read_gguf
+    from cpuft.roles.ba.document import system_prompt
     from scripts.demo_base import examples
     from scripts.demo_base.lexicon import fragments_of
 
     fragments = fragments_of(read_gguf(demo.BASE_MODEL).get("tokenizer.ggml.tokens"))
-    for name, rows in examples.make_examples(ba.system_prompt(), fragments, SEED).items():
+    for name, rows in examples.make_examples(system_prompt(), fragments, SEED).items():
         examples.write_jsonl(folder / f"{name}.jsonl", rows)
         print(f"{name}.jsonl: {len(rows)} examples")
 
 
 def make_base(folder: Path, work: Path, quantizer: Path) -> None:
-    """Train the tokenizer and the network, write base-f32.gguf into `work` and base-q8_0.gguf into `folder`."""
+    """Trains the tokenizer and the network, writes base-f32.gguf into `work` and base-q8_0.gguf into `folder`."""
     import torch
 
     from scripts.demo_base import export, network, pretrain, tokenizer
@@ -56,7 +56,7 @@ def make_base(folder: Path, work: Path, quantizer: Path) -> None:
 
 
 def main() -> None:
-    """Parse the command line and make what it asks for."""
+    """Parses the command line and make what it asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("examples", "base"))
     parser.add_argument("--output", type=Path, default=ROOT / "cpuft" / "demo", help="folder of the results")

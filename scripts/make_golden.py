@@ -13,7 +13,7 @@ from tests.engine.torch_oracle import expect
 
 
 def main() -> None:
-    """Make the named fixtures, or all."""
+    """Makes the named fixtures, or all."""
     for name in sys.argv[1:] or golden.CASES:
         case = golden.CASES[name]
         expected = expect(case)

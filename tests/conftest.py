@@ -1,5 +1,6 @@
 """Fixtures that several parts' tests share."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,10 @@ import pytest
 
 from cpuft import toolchain
 from cpuft.errors import ToolchainError
-from tests.ollama import OllamaServer, serve
+from cpuft.train.loop import Outcome, run_training
+from tests.gguf.tiny import write_tiny_model
+from tests.ollama.server import OllamaServer, serve
+from tests.train.runs import Inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def run_cpuft() -> RunCpuft:
-    """Return a function (*args, cwd=…, env={…}) -> finished process, its output captured as text."""
+    """A function (*args, cwd=…, env={…}) -> finished process, its output captured as text."""
 
     def run(
         *args: str | Path, cwd: Path = ROOT, env: dict[str, str | None] | None = None
@@ -56,7 +60,7 @@ def run_cpuft() -> RunCpuft:
 
 @pytest.fixture(scope="session")
 def built() -> toolchain.Toolchain:
-    """Return the compiled toolchain; a test run without it is a fault of the set-up, not a reason to skip."""
+    """The compiled toolchain; a test run without it is a fault of the set-up, not a reason to skip."""
     try:
         return toolchain.locate()
     except ToolchainError as error:
@@ -65,6 +69,28 @@ def built() -> toolchain.Toolchain:
 
 @pytest.fixture(scope="session")
 def ollama_server(built: toolchain.Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
-    """Return a running Ollama with an empty store; skips where it can be neither found nor built."""
+    """A running Ollama with an empty store; skips where it can be neither found nor built."""
     with serve(tmp_path_factory.mktemp("ollama"), built.lib_dir) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """A model of 60 000 parameters, 11 training examples of different lengths and 3 for validation."""
+    folder = tmp_path_factory.mktemp("train")
+    for name, count in (("train", 11), ("val", 3)):
+        lines = []
+        for i in range(count):
+            ask = {"role": "user", "content": f"Concept: {name} {i} {'very ' * (i % 4)}long"}
+            say = {"role": "assistant", "content": f"title: {name} {i}\nitems:\n{'- one' * (i % 3)}"}
+            lines.append(json.dumps({"messages": [ask, say]}) + "\n")
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    model = write_tiny_model(folder / "tiny.gguf", n_embd=32, n_ff=48)
+    return Inputs(model, folder / "train.jsonl", folder / "val.jsonl")
+
+
+@pytest.fixture(scope="session")
+def whole_run(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The folder and outcome of a run that nothing disturbed: 9 steps."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run_training(inputs.job(folder), say=lambda _: None)

@@ -55,7 +55,7 @@ def build(settings: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Run a warm-up and the repeats; print the seconds of each repeat and the peak memory."""
+    """Runs a warm-up and the repeats; prints the seconds of each repeat and the peak memory."""
     settings = json.loads(sys.argv[1])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])

@@ -67,7 +67,7 @@ def adapter_of(model: Any, names: list[str]) -> list[torch.nn.Parameter]:
 
 
 def main() -> None:
-    """Print loss, speed and memory; the gradient goes to the folder."""
+    """Prints loss, speed and memory; the gradient goes to the folder."""
     settings = json.loads(sys.argv[1])
     logging.disable_progress_bar()
     if settings["threads"]:

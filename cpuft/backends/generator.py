@@ -2,16 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Protocol
 
-from cpuft.terminal import printable
-
-
-class Message(TypedDict):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
+from cpuft.chat.message import Completion, Message
 
 
 @dataclass(frozen=True)
@@ -26,27 +19,6 @@ class Sampling:
 
 
 GREEDY = Sampling()
-
-
-@dataclass(frozen=True)
-class Completion:
-    """An answer and what it took to generate it."""
-
-    text: str
-    tokens: int  # generated, without the prompt
-    seconds: float  # spent on generating them, without reading the prompt
-    prompt_tokens: int
-    finished: bool  # the model ended its answer itself, before max_tokens
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Generated tokens a second; 0 where nothing was generated."""
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def printable(self) -> str:
-        """The text without characters that could steer a terminal."""
-        return printable(self.text)
 
 
 class Generator(Protocol):

@@ -5,27 +5,26 @@ key that only this process knows, and dies with this process.
 """
 
 import contextlib
-import http.client
-import json
 import re
 import secrets
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
+
 from cpuft import toolchain
-from cpuft.backends.generator import GREEDY, Completion, Message, Sampling
+from cpuft.adapters.adapter import check_base, read_adapter
+from cpuft.backends.generator import GREEDY, Sampling
+from cpuft.chat.message import Completion, Message
 from cpuft.errors import CpuftError, ModelError
-from cpuft.files import disk_errors
-from cpuft.models.adapter import check_base, read_adapter
-from cpuft.models.gguf import read_gguf
-from cpuft.toolchain.bound_process import bound
+from cpuft.gguf.reader import read_gguf
+from cpuft.machine.child_process import bound
+from cpuft.machine.disk import disk_errors
 from cpuft.toolchain.locate import LISTENING
 
 ERROR_LINE = re.compile(r"^\S* ?E (.*)$", re.MULTILINE)  # "0.00.031.150 E srv  load_model: failed to load model"
@@ -84,6 +83,11 @@ class LlamaServer:
             self._process = self._start(arguments)
             self._cleanup.callback(self._end)
             self.url = self._wait_until_ready(start_timeout)
+            key = {"Authorization": f"Bearer {self.api_key}"}
+            # An answer takes as long as it takes. A proxy that the environment names must never see a request to our
+            # own loopback port.
+            client = httpx.Client(base_url=self.url, headers=key, timeout=None, trust_env=False)
+            self._client = self._cleanup.enter_context(client)
         except BaseException:
             self.close()
             raise
@@ -163,25 +167,20 @@ class LlamaServer:
         raise CpuftError(f"{self.model}: llama-server was not ready after {timeout:.0f} seconds")
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            self.url + path,
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.api_key}"},
-        )
         try:
-            with _OPENER.open(request) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            said = _message(error.read())
-            _, refused, why = said.rpartition(TEMPLATE_REFUSAL)
-            if refused:
-                raise ModelError(f"{self.model}: its chat template refuses the conversation: {why}") from error
-            kind = ModelError if error.code < 500 else CpuftError
-            raise kind(f"{self.model}: llama-server refused the request: {said}") from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
+            response = self._client.post(path, json=body)
+        except (httpx.HTTPError, RuntimeError) as error:  # httpx raises the latter after `close`
             status = self._process.poll()
             ended = "" if status is None else f" and ended with status {status}"
             raise CpuftError(f"{self.model}: llama-server did not answer ({error}){ended}") from error
+        if response.is_success:
+            return response.json()
+        said = _message(response)
+        _, refused, why = said.rpartition(TEMPLATE_REFUSAL)
+        if refused:
+            raise ModelError(f"{self.model}: its chat template refuses the conversation: {why}")
+        kind = ModelError if response.is_client_error else CpuftError
+        raise kind(f"{self.model}: llama-server refused the request: {said}")
 
     def _last_error(self, status: int) -> str:
         """The first error of the log: it names the cause, the later ones its consequences."""
@@ -190,12 +189,8 @@ class LlamaServer:
         return errors[0].strip() if errors else f"exit status {status}"
 
 
-# A proxy that the user's environment names must never see a request to our own loopback port.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _message(body: bytes) -> str:
+def _message(response: httpx.Response) -> str:
     try:
-        return " ".join(str(json.loads(body)["error"]["message"]).split())
+        return " ".join(str(response.json()["error"]["message"]).split())
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        return response.text[:200]

@@ -5,14 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
-from cpuft.cli.facts import json_option, print_facts
-from cpuft.cli.model_reference import model_option as model_reference
-from cpuft.models import adapter_files
-from cpuft.models.adapter_files import Written
-from cpuft.models.combine import Kept
-from cpuft.models.describe import describe_adapter
+from cpuft.adapters import files as adapter_files
+from cpuft.adapters.combine import Kept
+from cpuft.adapters.description import describe_adapter
+from cpuft.adapters.files import Written
+from cpuft.cli.options.model import model_option as model_reference
+from cpuft.cli.options.output import json_option, print_facts
+from cpuft.cli.progress import Bars
 
 FILE = click.Path(path_type=Path)
 MOST_LINES = 10  # of a report; --json has all
@@ -110,12 +110,7 @@ def combine(
       cpuft adapter combine a.gguf b.gguf --rank 16 --output both.gguf --json
       cpuft adapter combine large.gguf --rank 8 --output small.gguf
     """
-    with tqdm(unit="weight", desc=output.name, leave=False, disable=None, delay=0.3) as bar:
-
-        def progress(total: int) -> None:
-            bar.total = total
-            bar.update()
-
+    with Bars() as progress:
         written, kept = adapter_files.combine(files, output, factors=weights, rank=rank, model=model, progress=progress)
     click.echo(_json(written, weights=[asdict(one) for one in kept]) if as_json else _summary(written))
     if rank is not None and not as_json:

@@ -29,11 +29,11 @@ class CheckoutGroup(click.Group):
     """A group whose subcommands are the benchmarks' own commands, so that their options are written once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the benchmarks in the table's order."""
+        """The benchmarks in the table's order."""
         return list(BENCHMARKS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a benchmark's command, None if there is none of this name.
+        """A benchmark's command, None if there is none of this name.
 
         Raises:
             UserError: this package is installed without the source tree that the benchmarks are part of.

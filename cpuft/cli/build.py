@@ -27,8 +27,10 @@ def build(jobs: int | None, source: Path | None, force: bool) -> None:
       cpuft build --jobs 1                 on a machine with little memory
       cpuft build --source ../llama.cpp    without a network, or with your own llama.cpp
     """
+    from cpuft.cli.progress import Compiling
     from cpuft.toolchain.build import build as build_toolchain
 
-    toolchain, built = build_toolchain(jobs=jobs, source=source, force=force)
+    with Compiling() as progress:
+        toolchain, built = build_toolchain(jobs=jobs, source=source, force=force, progress=progress)
     click.echo(f"Compiled {' and '.join(built)}." if built else "Everything is up to date.")
     click.echo(f"llama.cpp: {toolchain.lib_dir}\nengine:    {toolchain.engine_library}")

@@ -19,7 +19,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
       cpuft doctor
       cpuft doctor --json | jq '.[] | select(.status == "missing")'
     """
-    from cpuft.toolchain.checks import run_checks
+    from cpuft.workflow.checks import run_checks
 
     checks = run_checks()
     if as_json:

@@ -4,15 +4,16 @@ import json
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
-from cpuft.cli.adapter_reference import adapter_option
-from cpuft.cli.model_reference import model_option
+from cpuft.cli.options.adapter import adapter_option
+from cpuft.cli.options.model import model_option
+from cpuft.cli.options.role import role_option
+from cpuft.cli.progress import Bars
 from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
-from cpuft.files import require_place, write_text
-from cpuft.roles.ba.metric import score
+from cpuft.machine.files import require_place, write_text
+from cpuft.roles import Role
 
 FILE = click.Path(path_type=Path)
 
@@ -20,6 +21,7 @@ FILE = click.Path(path_type=Path)
 @click.command("eval")
 @model_option("The model")
 @adapter_option("A LoRA adapter to apply on top of it", required=False)
+@role_option
 @click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling.max_tokens, show_default=True)
@@ -29,6 +31,7 @@ FILE = click.Path(path_type=Path)
 def evaluate(
     model: Path,
     adapter: Path | None,
+    role: Role,
     data: Path,
     limit: int | None,
     max_tokens: int,
@@ -44,10 +47,10 @@ def evaluate(
     """
     if output is not None:
         require_place(output, "the answers", [model, data])
-    cases = read_cases(data)[:limit]
+    cases = read_cases(data, role)[:limit]
     sampling = Sampling(max_tokens=max_tokens)
-    with LlamaServer(model, adapter=adapter, threads=threads) as server, tqdm(total=len(cases), disable=None) as bar:
-        result = run_benchmark(server, cases, score, sampling=sampling, progress=lambda _: bar.update())
+    with LlamaServer(model, adapter=adapter, threads=threads) as server, Bars() as progress:
+        result = run_benchmark(server, cases, role.metric, sampling=sampling, progress=progress)
     click.echo(json.dumps({"model": str(model), **result.summary()}) if as_json else _table(result))
     if output is not None:
         report = {"model": str(model), **result.summary(), "answers": result.details()}
@@ -55,4 +58,7 @@ def evaluate(
 
 
 def _table(result: Benchmark) -> str:
-    return "\n".join(f"{name:<16} {value}" for name, value in result.summary().items())
+    facts = result.summary()
+    parts = {f"  {name}": value for name, value in facts.pop("parts").items()}
+    rows = {"n_examples": facts.pop("n_examples"), "avg_score": facts.pop("avg_score"), **parts, **facts}
+    return "\n".join(f"{name:<16} {value}" for name, value in rows.items())

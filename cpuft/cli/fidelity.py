@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
-from cpuft.cli.adapter_reference import adapter_option
-from cpuft.cli.facts import json_option
-from cpuft.cli.model_reference import ModelReference, model_option
-from cpuft.evaluate.fidelity import FidelityReport, kl_share, measure_fidelity
-from cpuft.models.survival import Survival
+from cpuft.cli.options.adapter import adapter_option
+from cpuft.cli.options.model import ModelReference, model_option
+from cpuft.cli.options.output import json_option
+from cpuft.cli.progress import Bars
+from cpuft.release.fidelity import FidelityReport, kl_share, measure_fidelity
+from cpuft.release.survival import Survival
 
 FILE = click.Path(path_type=Path)
 
@@ -43,7 +44,8 @@ def fidelity(
       cpuft fidelity --model base.gguf --adapter RUN/adapter.gguf --merged tuned-q4_k_m.gguf --val val.jsonl
       cpuft merge --model base.gguf --adapter RUN/adapter.gguf --output tuned.gguf --val val.jsonl    merge, then this
     """
-    report = measure_fidelity(model, adapter, merged, val, limit=limit, threads=threads)
+    with Bars() as progress:
+        report = measure_fidelity(model, adapter, merged, val, limit=limit, threads=threads, progress=progress)
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else fidelity_table(report, every_tensor=tensors))
     warn(report)
 

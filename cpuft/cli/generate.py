@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
-from cpuft.backends.generator import Message, Sampling
+from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
-from cpuft.cli.adapter_reference import adapter_option
-from cpuft.cli.model_reference import model_option
+from cpuft.chat.message import Message
+from cpuft.cli.options.adapter import adapter_option
+from cpuft.cli.options.model import model_option
 
 FILE = click.Path(path_type=Path)
 DEFAULT = Sampling()

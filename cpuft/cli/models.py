@@ -1,127 +1,159 @@
-"""`cpuft merge` and `cpuft quantize`."""
+"""`cpuft models`: what models there are, what they are, and how to get them."""
 
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
-from cpuft.cli.adapter_reference import adapter_option
-from cpuft.cli.facts import json_option, megabytes
-from cpuft.cli.fidelity import fidelity_table, warn
-from cpuft.cli.model_reference import model_option
-from cpuft.data.calibration import importance_matrix
-from cpuft.evaluate.fidelity import measure_fidelity, require_measurable
-from cpuft.models.merge import KEEP, MergeReport, check_merge
-from cpuft.models.merge import merge as merge_files
+from cpuft.cli.options.output import json_option, megabytes, print_facts
+from cpuft.cli.progress import Bars
+from cpuft.errors import UserError
+from cpuft.machine.terminal import printable
+from cpuft.sources.candidates import Candidate, for_role, read_candidates
+from cpuft.sources.catalog import local_sources
+from cpuft.sources.description import describe_source, summarize_source
+from cpuft.sources.pull import is_here, pull
+from cpuft.sources.source import FORMS, resolve
 
 FILE = click.Path(path_type=Path)
-output_option = click.option("--output", required=True, type=FILE, help="The GGUF file to write.")
-threads_option = click.option("--threads", type=click.IntRange(0), default=0, help="0: every CPU.", show_default=True)
-imatrix_option = click.option(
-    "--imatrix", type=FILE, help="An importance matrix, or training data (JSON lines) to compute one from."
-)
-TYPE_HELP = f"{KEEP}, or a type that llama-quantize knows: q4_0, q4_k_m, q5_k_m, q8_0, f16, …"
 
 
-@click.command()
-@model_option()
-@adapter_option()
-@click.option("--type", "file_type", default="q4_k_m", show_default=True, help=TYPE_HELP)
-@imatrix_option
-@click.option("--val", type=FILE, help="Validation data: measure the merged file on it, as `cpuft fidelity` does.")
-@output_option
-@threads_option
+@click.group()
+def models() -> None:
+    """Find, fetch and inspect models."""
+
+
+@models.command("show")
+@click.argument("model")
 @json_option
-def merge(
-    model: Path,
-    adapter: Path,
-    file_type: str,
-    imatrix: Path | None,
-    val: Path | None,
-    output: Path,
-    threads: int,
-    as_json: bool,
+def show_model(model: str, as_json: bool) -> None:
+    """Print what a model is: architecture, sizes, types, chat template, licence, and whether cpuft can train it.
+
+    \b
+    Examples:
+      cpuft models show model.gguf
+      cpuft models show ollama:qwen2.5:3b-instruct
+      cpuft models show hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
+    """
+    with Bars() as bars:
+        source = resolve(model, bars)
+    print_facts(describe_source(source), as_json)
+
+
+@models.command("list")
+@json_option
+def list_models(as_json: bool) -> None:
+    """List the models on this machine: in Ollama's store, in the Hugging Face cache, and those that cpuft made.
+
+    The last are those below artifacts/ and converted checkpoints.
+
+    \b
+    Example:
+      cpuft models list
+    """
+    sources, summaries = list(local_sources()), []
+    with Bars() as progress:
+        for source in sources:
+            summaries.append(summarize_source(source))
+            progress("reading", len(summaries), len(sources), "model")
+    click.echo(json.dumps(summaries, indent=2, ensure_ascii=False) if as_json else printable(_table(summaries)))
+
+
+@models.command("pull")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--candidates", type=FILE, help="Also pull the models of this list, such as configs/candidates.yaml.")
+@click.option("--role", help="Of the list, only the candidates for this role: ba, po, architect, developer or qa.")
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, and stop.")
+@json_option
+def pull_models(
+    models: tuple[str, ...], candidates: Path | None, role: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Merge a LoRA adapter into its base model, straight into a quantized GGUF file.
+    """Fetch models: `ollama:` through the Ollama that runs at OLLAMA_HOST, `hf:` into the Hugging Face cache.
 
-    The types of a mixture such as q4_k_m are those that llama-quantize would choose. Metadata and tokenizer stay.
+    One that fails does not keep the others from being fetched. A download that was broken off, by the network or
+    because the command was ended, goes on where it stopped when the command runs again.
 
     \b
     Examples:
-      cpuft merge --model base.gguf --adapter RUN/adapter.gguf --type q4_k_m --output tuned.gguf
-      cpuft merge … --imatrix train.jsonl                  spend the bits where the training text needs them
-      cpuft merge … --val val.jsonl                        then say whether rounding ate the fine-tuning
+      cpuft models pull ollama:qwen2.5:3b-instruct
+      cpuft models pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
+      cpuft models pull --candidates configs/candidates.yaml --role developer --dry-run
     """
-    merged = _merge(model, output, adapter, file_type, imatrix, threads, val)
-    report = None if val is None else measure_fidelity(model, adapter, output, val, threads=threads)
+    if role is not None and candidates is None:
+        raise click.UsageError("--role chooses from a list: give --candidates FILE, such as configs/candidates.yaml")
+    listed = read_candidates(candidates) if candidates else []
+    if role is not None:
+        listed = for_role(listed, role)
+    wanted: dict[str, Candidate | None] = dict.fromkeys(models) | {candidate.model: candidate for candidate in listed}
+    if not wanted:
+        raise click.UsageError("nothing to pull: give a model such as ollama:qwen2.5:3b-instruct, or --candidates FILE")
+    plan = [_planned(reference, candidate) for reference, candidate in wanted.items()]
+    if dry_run:
+        click.echo(json.dumps(plan, indent=2, ensure_ascii=False) if as_json else _plan_table(plan))
+        return
+    if listed:
+        click.echo(_total(plan), err=True)
+    results = [_pull(reference, candidate) for reference, candidate in wanted.items()]
     if as_json:
-        facts = _facts(merged) | ({} if report is None else {"fidelity": report.as_json()})
-        click.echo(json.dumps(facts, indent=2))
-    else:
-        click.echo(_summary(merged) + ("" if report is None else f"\n\n{fidelity_table(report)}"))
-    if report is not None:
-        warn(report)
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    if any(result["error"] for result in results):
+        sys.exit(UserError.exit_code)
 
 
-@click.command()
-@model_option()
-@click.option("--type", "file_type", required=True, help=TYPE_HELP)
-@imatrix_option
-@output_option
-@threads_option
-@json_option
-def quantize(model: Path, file_type: str, imatrix: Path | None, output: Path, threads: int, as_json: bool) -> None:
-    """Convert a GGUF model to another type.
-
-    \b
-    Examples:
-      cpuft quantize --model model-f16.gguf --type q5_k_m --output model-q5_k_m.gguf
-      cpuft quantize --model model-f16.gguf --type iq2_xs --imatrix train.jsonl --output model-iq2_xs.gguf
-    """
-    report = _merge(model, output, None, file_type, imatrix, threads)
-    click.echo(json.dumps(_facts(report), indent=2) if as_json else _summary(report))
+def _planned(reference: str, candidate: Candidate | None) -> dict[str, Any]:
+    """What is known of a model before it is fetched, ready for JSON."""
+    known = None if candidate is None else asdict(candidate)
+    facts = {key: known and known[key] for key in ("download_gb", "ram_gb", "licence")}
+    return {"reference": reference, "here": is_here(reference), **facts}
 
 
-def _merge(
-    model: Path,
-    output: Path,
-    adapter: Path | None,
-    file_type: str,
-    imatrix: Path | None,
-    threads: int,
-    val: Path | None = None,
-) -> MergeReport:
-    """Merges once all that was given is known to be of use, `val` too, which is read afterwards."""
-    others = [path for path in (imatrix, val) if path is not None]
-    check_merge(model, output, adapter_path=adapter, file_type=file_type.lower(), others=others)
-    if adapter is not None and val is not None:
-        require_measurable(model, adapter, val, threads=threads)
-    importance = None if imatrix is None else importance_matrix(imatrix, model, adapter=adapter, threads=threads)
-    with tqdm(unit="B", unit_scale=True, desc=output.name, leave=False, disable=None, delay=0.3) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done)
-
-        return merge_files(
-            model,
-            output,
-            adapter_path=adapter,
-            file_type=file_type.lower(),
-            imatrix=importance,
-            threads=threads,
-            progress=progress,
+def _plan_table(plan: Sequence[dict[str, Any]]) -> str:
+    """One line a model, and how much all of them are."""
+    width = max(len(entry["reference"]) for entry in plan)
+    lines = [f"{'MODEL':<{width}}  {'DOWNLOAD':>9}  {'MEMORY':>7}  LICENCE"]
+    for entry in plan:
+        size = "here" if entry["here"] else f"{entry['download_gb'] or '?'} GB"
+        lines.append(
+            f"{entry['reference']:<{width}}  {size:>9}  {entry['ram_gb'] or '?':>4} GB  {entry['licence'] or '?'}"
         )
+    return "\n".join([*lines, _total(plan)])
 
 
-def _facts(report: MergeReport) -> dict[str, Any]:
-    return {**asdict(report), "output": str(report.output)}
+def _total(plan: Sequence[dict[str, Any]]) -> str:
+    missing = [entry for entry in plan if not entry["here"]]
+    size = sum(entry["download_gb"] or 0 for entry in missing)
+    return f"{len(missing)} of {len(plan)} models are not here yet: {size:.1f} GB to fetch"
 
 
-def _summary(report: MergeReport) -> str:
-    types = ", ".join(f"{count} {name}" for name, count in sorted(report.types.items(), key=lambda item: -item[1]))
-    sizes = f"{megabytes(report.base_bytes)} -> {megabytes(report.output_bytes)} in {report.seconds:.1f} s"
-    return f"{report.output}: {sizes}; {report.n_tensors} tensors ({types}), {report.n_adapted} merged with the adapter"
+def _pull(reference: str, candidate: Candidate | None) -> dict[str, Any]:
+    """Fetches one model and says so on stderr."""
+    try:
+        with Bars() as bars:
+            source = pull(reference, bars, candidate.alias if candidate else "")
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        return {"reference": reference, "path": None, "error": str(error)}
+    click.echo(f"{reference}: {source.path} ({megabytes(source.path.stat().st_size)})", err=True)
+    return {"reference": reference, "path": str(source.path), "error": None}
+
+
+def _table(summaries: Sequence[dict[str, Any]]) -> str:
+    """One line a model, and below it why it cannot be trained."""
+    if not summaries:
+        return f"No models yet. A model is {FORMS}; `cpuft models pull --help` says how to fetch one."
+    width = max(len(summary["reference"]) for summary in summaries)
+    lines = [f"{'MODEL':<{width}}  {'ARCHITECTURE':<12}  {'SIZE':>10}  {'TYPE':<8}  TRAINABLE"]
+    for summary in summaries:
+        size = "-" if summary["file_bytes"] is None else megabytes(summary["file_bytes"])
+        trainable = {True: "yes", False: "no", None: "?"}[summary["trainable"]]
+        lines.append(
+            f"{summary['reference']:<{width}}  {summary['architecture'] or '-':<12}  {size:>10}  "
+            f"{summary['file_type'] or '-':<8}  {trainable}"
+        )
+        if summary["why_not"]:
+            lines.append(f"  {summary['why_not']}")
+    return "\n".join(lines)

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from cpuft.cli.configuration import FILE, configuration_options, read_configuration
-from cpuft.cli.model_reference import model_option
-from cpuft.config import TrainJob
+from cpuft.cli.options.configuration import FILE, configuration_options, read_configuration
+from cpuft.cli.options.model import model_option
+from cpuft.cli.progress import Bars
+from cpuft.config.keys import TrainJob
 from cpuft.errors import ResourceError
-from cpuft.train.plan import plan_run
-from cpuft.train.plan_text import plan_text
+from cpuft.plan.plan import plan_run
+from cpuft.plan.text import plan_text
 
 EPILOG = """
 \b
@@ -39,7 +40,8 @@ def plan(
     """Say what a training run will take, before it starts: memory, time and disk."""
     config = read_configuration(config_file, sys.stderr, **options)
     job = TrainJob(model, train_file, Path(), config, val_file)
-    planned = plan_run(job, show_progress=sys.stderr.isatty())
+    with Bars() as progress:
+        planned = plan_run(job, progress)
     click.echo(json.dumps(planned.document()) if as_json else plan_text(planned))
     if not planned.fitted.fits:
         sys.exit(ResourceError.exit_code)

@@ -1,16 +1,15 @@
 """`cpuft prepare`."""
 
 import json
-import sys
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
-from cpuft.cli.configuration import FILE
-from cpuft.cli.model_reference import ModelReference
-from cpuft.models.source import FORMS
-from cpuft.train.prepare import prepare as prepare_base
+from cpuft.cli.options.configuration import FILE
+from cpuft.cli.options.model import ModelReference
+from cpuft.cli.progress import Bars
+from cpuft.sources.source import FORMS
+from cpuft.workflow.prepare import prepare as prepare_base
 
 EPILOG = """
 \b
@@ -31,15 +30,7 @@ The folder gets model.gguf, its description (model.json), a plan for training it
 @click.option("--json", "as_json", is_flag=True, help="Print description and plan as JSON.")
 def prepare(source: Path, quantization: str, output: Path, threads: int, as_json: bool) -> None:
     """Make a base model ready for training: quantized, checked, described, with a plan of what training it takes."""
-    show = sys.stderr.isatty()
-    with tqdm(unit="B", unit_scale=True, leave=False, disable=not show, delay=1) as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            if bar.total != total or bar.n >= total:
-                bar.reset(total)
-                bar.set_description(what)
-            bar.update(done)
-
-        base = prepare_base(source, output, quantization, threads=threads, progress=progress, show_progress=show)
+    with Bars() as progress:
+        base = prepare_base(source, output, quantization, threads=threads, progress=progress)
     facts = {"model": str(base.model), "description": base.description, "plan": base.plan}
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else f"{base.text}\nReady in {base.folder}")

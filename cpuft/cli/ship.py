@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from cpuft.cli.adapter_reference import adapter_option
-from cpuft.cli.facts import json_option
-from cpuft.cli.model_reference import model_option
-from cpuft.evaluate.ship import ShipJob, ShipReport, compare_ways
-from cpuft.roles.ba.metric import score
+from cpuft.cli.options.adapter import adapter_option
+from cpuft.cli.options.model import model_option
+from cpuft.cli.options.output import json_option
+from cpuft.cli.options.role import role_option
+from cpuft.cli.progress import Bars
+from cpuft.release.ship import ShipJob, ShipReport, choose_release
 
 FILE = click.Path(path_type=Path)
 
@@ -35,6 +36,7 @@ class Types(click.ParamType[tuple[str, ...]]):
 @adapter_option()
 @click.option("--val", "validation", required=True, type=FILE, help="Validation data, JSON lines.")
 @click.option("--test", type=FILE, help="A test set of conversations: score the answers with the role's metric.")
+@role_option
 @click.option("--output", required=True, type=FILE, help="Where the picked file goes.")
 @click.option(
     "--types", type=Types(), default=",".join(ShipJob.types), show_default=True, help="What to quantize the merge to."
@@ -74,7 +76,8 @@ def ship(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
       cpuft ship --model base.gguf --adapter RUN/adapter.gguf --val val.jsonl --test test.jsonl \\
                  --imatrix train.jsonl --types q4_k_m,q5_k_m,q8_0,f16 --output tuned.gguf
     """
-    report = compare_ways(ShipJob(metric=score, **options))
+    with Bars() as progress:
+        report = choose_release(ShipJob(**options), progress)
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else ship_table(report))
     if report.picked is None:
         click.echo(f"Nothing was written: there is no such file. {report.rule.capitalize()} was wanted.", err=True)
@@ -83,15 +86,15 @@ def ship(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 
 def ship_table(report: ShipReport) -> str:
     """The report for people."""
-    width = max(len(way.name) for way in report.ways)
+    width = max(len(variant.name) for variant in report.variants)
     lines = [f"  {'':<{width}}      size   KL (nats)  perplexity  same token  score  tokens/s"]
-    for way in report.ways:
-        mark = "*" if way == report.picked else " "
-        far = way.divergence
-        score = "    -" if way.score is None else f"{way.score:5.3f}"
+    for variant in report.variants:
+        mark = "*" if variant == report.picked else " "
+        far = variant.divergence
+        score = "    -" if variant.score is None else f"{variant.score:5.3f}"
         lines.append(
-            f"{mark} {way.name:<{width}}  {way.n_bytes / 1e6:5.1f} MB  {far.kl:10.6f}  {far.perplexity:10.4f}  "
-            f"{far.same_top:10.2%}  {score}  {way.tokens_per_second:8.0f}"
+            f"{mark} {variant.name:<{width}}  {variant.n_bytes / 1e6:5.1f} MB  {far.kl:10.6f}  {far.perplexity:10.4f}  "
+            f"{far.same_top:10.2%}  {score}  {variant.tokens_per_second:8.0f}"
         )
     picked = "none" if report.picked is None else f"{report.picked.name}, written to {report.output}"
     lines += [

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
-from cpuft.cli.configuration import FILE, configuration_options, read_configuration
-from cpuft.cli.model_reference import model_option
-from cpuft.config import TrainJob
+from cpuft.cli.options.configuration import FILE, configuration_options, read_configuration
+from cpuft.cli.options.model import model_option
+from cpuft.cli.progress import Bars
+from cpuft.config.keys import TrainJob
 from cpuft.errors import INTERRUPTED
 from cpuft.train.loop import Outcome, run_training
 
@@ -61,7 +61,8 @@ def train(
         config_file = output / "config.yaml"
     config = read_configuration(config_file, stream, **options)
     job = TrainJob(model, train_file, output, config, val_file, resume, overwrite)
-    outcome = run_training(job, say=lambda line: tqdm.write(line, file=stream), show_progress=sys.stderr.isatty())
+    with Bars() as bars:
+        outcome = run_training(job, say=lambda line: bars.print(line, stream), progress=bars)
     click.echo(json.dumps(asdict(outcome), default=str) if as_json else _summary(outcome))
     if outcome.ended == "interrupted":
         click.echo("Interrupted: run the same command with --resume to go on.", err=True)

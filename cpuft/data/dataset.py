@@ -4,12 +4,12 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpuft.data.alignment import AlignedTokenizer, Tokenizer
+from cpuft.chat.alignment import AlignedTokenizer, Tokenizer
+from cpuft.chat.template import chat_template_of, special_token
 from cpuft.data.examples import Example, Formatter
-from cpuft.data.records import ExampleError, Record, read_records
-from cpuft.data.template import chat_template_of, special_token
-from cpuft.errors import DatasetError
-from cpuft.models.gguf import Gguf
+from cpuft.data.records import Record, read_records
+from cpuft.errors import DatasetError, ExampleError
+from cpuft.gguf.reader import Gguf
 
 MOST_FAULTS = 20  # shown; the rest is counted
 
@@ -57,7 +57,7 @@ def load_dataset(path: Path, formatter: Formatter, *, max_length: int, limit: st
         n_truncated += sum(example.tokens.size > max_length for example in written)
         examples += fitting
     if faults:
-        raise DatasetError(_together(path, faults))
+        raise DatasetError(_list_examples(path, faults))
     return Dataset(path, examples, n_truncated)
 
 
@@ -79,7 +79,7 @@ def _fit(example: Example, max_length: int, limit: str, truncate: bool) -> Examp
     return cut
 
 
-def _together(path: Path, faults: list[str]) -> str:
+def _list_examples(path: Path, faults: list[str]) -> str:
     if len(faults) == 1:
         return faults[0]
     more = len(faults) - MOST_FAULTS

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cpuft.data.alignment import AlignedTokenizer, Span
-from cpuft.data.records import Chat, Completion, ExampleError, Record, Text
-from cpuft.data.template import ChatTemplate
+from cpuft.chat.alignment import AlignedTokenizer, Span, common_prefix
+from cpuft.chat.template import ChatTemplate
+from cpuft.data.records import Chat, PromptCompletion, Record, Text
+from cpuft.errors import ExampleError
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Formatter:
     def _written(self, record: Record) -> list[tuple[str, list[Span]]]:
         return self._conversation(record) if isinstance(record, Chat) else [self._plain(record)]
 
-    def _plain(self, record: Completion | Text) -> tuple[str, list[Span]]:
+    def _plain(self, record: PromptCompletion | Text) -> tuple[str, list[Span]]:
         prompt, text = ("", record.text) if isinstance(record, Text) else (record.prompt, record.completion)
         eos = self._tokenizer.eos_token
         whole = prompt + (text if text.endswith(eos) else text + eos)
@@ -153,8 +154,3 @@ def _bytes(text: str, start: int, end: int) -> Span:
     """A stretch of characters as bytes of UTF-8."""
     first = len(text[:start].encode())
     return Span(first, first + len(text[start:end].encode()))
-
-
-def common_prefix(one: str, two: str) -> int:
-    """How many characters two texts begin with alike."""
-    return next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

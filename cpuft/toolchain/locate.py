@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cpuft.errors import ToolchainError
-from cpuft.toolchain import cache, cpu, sources
+from cpuft.machine import cache, cpu
+from cpuft.machine.files import read_json, write_json
+from cpuft.toolchain import sources
 
 # Beside the engine's library once it was tried: which of its kernel tables do not work here, and how each ended.
 PROVEN = "proven.json"
@@ -33,7 +35,7 @@ class Toolchain:
     source: Path
 
     def tool(self, name: str) -> Path:
-        """Return a program of llama.cpp, such as "llama-server".
+        """A program of llama.cpp, such as "llama-server".
 
         Raises:
             ToolchainError: it was not built.
@@ -46,22 +48,22 @@ class Toolchain:
     @property
     def lacks(self) -> dict[str, str]:
         """What llama.cpp was compiled without because its programs did not work with it, and why; usually empty."""
-        stamp = cache.read_json(self.root / "complete.json")
+        stamp = read_json(self.root / "complete.json")
         return {stamp["without"]: stamp["because"]} if "without" in stamp else {}
 
     @property
     def broken_isas(self) -> dict[str, str]:
         """The kernel tables of the engine that do not work on this CPU, and how each ended; usually empty."""
-        return dict(cache.read_json(self.engine_library.parent / PROVEN).get("faults", {}))
+        return dict(read_json(self.engine_library.parent / PROVEN).get("faults", {}))
 
 
 def locate() -> Toolchain:
-    """Return the toolchain of this checkout.
+    """The toolchain of this checkout.
 
     Raises:
         ToolchainError: it was never built, for other sources, for another CPU, or the cache was emptied.
     """
-    entry = cache.read_json(_record_path())
+    entry = read_json(_record_path())
     if not entry:
         raise ToolchainError("the native engine and llama.cpp are not built yet: run `cpuft build`")
     if entry["engine_hash"] != sources.engine_hash():
@@ -82,22 +84,22 @@ def locate() -> Toolchain:
 
 
 def record(toolchain: Toolchain) -> None:
-    """Make `toolchain` the one that `locate` returns in this checkout."""
+    """Makes `toolchain` the one that `locate` returns in this checkout."""
     entry = {
         "toolchain": {name: str(path) for name, path in asdict(toolchain).items()},
         "engine_hash": sources.engine_hash(),
         "cpu_features": sorted(cpu.cpu_features()),
     }
-    cache.write_json(_record_path(), entry)
+    write_json(_record_path(), entry)
 
 
 def tool_environment() -> dict[str, str]:
-    """Return the environment for a program of llama.cpp: this process's, without what sets llama.cpp's options."""
+    """The environment for a program of llama.cpp: this process's, without what sets llama.cpp's options."""
     return {name: value for name, value in os.environ.items() if not FOREIGN_VARIABLES.match(name)}
 
 
 def use_llama_cpp() -> None:
-    """Point the Python package llama_cpp at our libraries; call this before it is imported.
+    """Points the Python package llama_cpp at our libraries; call this before it is imported.
 
     Raises:
         ToolchainError: as `locate`.
@@ -106,7 +108,7 @@ def use_llama_cpp() -> None:
 
 
 def shared_library(name: str) -> str:
-    """Return the file name of a shared library on this system."""
+    """The file name of a shared library on this system."""
     return f"lib{name}.dylib" if platform.system() == "Darwin" else f"lib{name}.so"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from cpuft.errors import ToolchainError
-from cpuft.toolchain.cache import key_of
+from cpuft.machine.cache import key_of
 
 FILE = "llama.cpp.mends.yaml"
 
@@ -23,7 +23,7 @@ class Mend:
 
 
 def read_mends(path: Path) -> list[Mend]:
-    """Read vendor/llama.cpp.mends.yaml.
+    """Reads vendor/llama.cpp.mends.yaml.
 
     Raises:
         ToolchainError: it is not a list of entries that have all keys, each with a text.
@@ -36,12 +36,12 @@ def read_mends(path: Path) -> list[Mend]:
 
 
 def digest(mends: Sequence[Mend]) -> str:
-    """Return a short name that changes with what the mends do, whatever they say of it."""
+    """A short name that changes with what the mends do, whatever they say of it."""
     return key_of(mends=[{**asdict(mend), "why": ""} for mend in mends])
 
 
 def apply(mends: Sequence[Mend], tree: Path) -> None:
-    """Make the changes in the llama.cpp tree `tree`.
+    """Makes the changes in the llama.cpp tree `tree`.
 
     Raises:
         ToolchainError: a file lacks the text, or has it more than once.

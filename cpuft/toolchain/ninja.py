@@ -1,18 +1,18 @@
-"""Runs CMake and Ninja with a progress bar and a log."""
+"""Runs CMake and Ninja with a log, and tells how far they are."""
 
 import re
 import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from tqdm import tqdm
-
-from cpuft.errors import ToolchainError
-from cpuft.toolchain.cache import disk_full
+from cpuft.errors import ToolchainError, UserError
+from cpuft.machine.disk import full_disk
+from cpuft.machine.progress import Progress, silent
 from cpuft.toolchain.compiler import Compilers, find_cmake, find_ninja
+from cpuft.toolchain.sources import DISK_MEND
 
+Told = Callable[[int, int], object]  # steps that are done, and all of them
 _PROGRESS = re.compile(r"\[(\d+)/(\d+)\] ")
 _FAULT = re.compile(r"(?:fatal )?error: .*|CMake Error.*|undefined reference to .*|.*Killed.*")
 
@@ -20,7 +20,7 @@ _FAULT = re.compile(r"(?:fatal )?error: .*|CMake Error.*|undefined reference to 
 def configure(
     source: Path, tree: Path, options: dict[str, str], *, compilers: Compilers, log: Path, lock: int | None = None
 ) -> None:
-    """Configure the CMake project `source` in the build tree `tree`; costs nothing much where that was done before.
+    """Configures the CMake project `source` in the build tree `tree`; costs nothing much where that was done before.
 
     Raises:
         ToolchainError: CMake refused; the sentence holds its first complaint and the log's path.
@@ -34,23 +34,28 @@ def configure(
     }
     command = [str(find_cmake()), "-S", str(source), "-B", str(tree), "-G", "Ninja", "-Wno-dev"]
     command += [f"-D{name}={value}" for name, value in options.items()]
-    _run(command, f"configuring {source.name}", log=log, bar=None, lock=lock)
+    _run(command, f"configuring {source.name}", log=log, lock=lock)
 
 
-def compile_targets(tree: Path, targets: list[str], *, jobs: int, title: str, log: Path, lock: int | None) -> None:
-    """Bring `targets` of the build tree up to date.
+def compile_targets(
+    tree: Path, targets: list[str], *, jobs: int, title: str, log: Path, lock: int | None, progress: Progress = silent
+) -> None:
+    """Brings `targets` of the build tree up to date.
 
-    lock: a file descriptor for Ninja to inherit, see `cache.locked`.
+    lock: a file descriptor for Ninja to inherit, see `machine.locks`.
 
     Raises:
         ToolchainError: something did not compile; the sentence holds the first error and the log's path.
     """
     command = [str(find_ninja()), "-C", str(tree), "-j", str(jobs), *targets]
-    with tqdm(desc=title, unit="step", dynamic_ncols=True, disable=None) as bar:
-        _run(command, f"compiling {title}", log=log, bar=bar, lock=lock)
+
+    def told(done: int, total: int) -> None:
+        progress(title, done, total, "step")
+
+    _run(command, f"compiling {title}", log=log, lock=lock, progress=told)
 
 
-def _run(command: list[str], doing: str, *, log: Path, bar: "tqdm[Any] | None", lock: int | None) -> None:
+def _run(command: list[str], doing: str, *, log: Path, lock: int | None, progress: Told | None = None) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8", errors="replace") as file:
         print(f"$ {' '.join(command)}", file=file, flush=True)
@@ -60,7 +65,7 @@ def _run(command: list[str], doing: str, *, log: Path, bar: "tqdm[Any] | None", 
             text=True, errors="replace", pass_fds=inherited,
         ) as process:  # fmt: skip
             try:
-                fault = _follow(process.stdout, file, bar)
+                fault = _follow(process.stdout, file, progress)
             except BaseException:
                 process.terminate()
                 raise
@@ -68,13 +73,13 @@ def _run(command: list[str], doing: str, *, log: Path, bar: "tqdm[Any] | None", 
         raise _explain(doing, fault, log)
 
 
-def _follow(output: IO[str] | None, log: IO[str], bar: "tqdm[Any] | None") -> str:
-    """Copy the output to the log, drive the bar, and return the first complaint."""
-    fault, began = "", time.monotonic()
+def _follow(output: IO[str] | None, log: IO[str], progress: Told | None) -> str:
+    """Copies the output to the log, tells how far it is, and returns the first complaint."""
+    fault = ""
     for line in output or ():
         log.write(line)
-        if bar is not None and (progress := _PROGRESS.match(line)):
-            _advance(bar, int(progress[1]), int(progress[2]), time.monotonic() - began)
+        if progress is not None and (step := _PROGRESS.match(line)):
+            progress(int(step[1]), int(step[2]))
         if "No space left on device" in line:
             fault = line
         elif not fault and (complaint := _FAULT.search(line)):
@@ -82,20 +87,9 @@ def _follow(output: IO[str] | None, log: IO[str], bar: "tqdm[Any] | None") -> st
     return fault.strip()
 
 
-def _advance(bar: "tqdm[Any]", done: int, total: int, seconds: float) -> None:
-    """Move the bar; where there is no terminal and tqdm is silent, print a line every tenth of the way."""
-    if not bar.disable:
-        bar.total = total
-        bar.update(done - bar.n)
-    elif done == total or done * 10 // total > (done - 1) * 10 // total:
-        left = seconds / done * (total - done)
-        until = f", about {left / 60:.0f} min left" if left >= 60 else ""
-        print(f"compiled {done} of {total}{until}", file=sys.stderr, flush=True)
-
-
-def _explain(doing: str, fault: str, log: Path) -> ToolchainError:
+def _explain(doing: str, fault: str, log: Path) -> UserError:
     if "No space left on device" in fault:
-        return disk_full(log.parent)
+        return full_disk(log.parent, DISK_MEND)
     if "Killed" in fault:
         return ToolchainError(f"{doing} ran out of memory: try `cpuft build --jobs 1` (log: {log})")
     return ToolchainError(f"{doing} failed ({fault or 'no message'}): the whole log is {log}")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cpuft.demo import BASE_MODEL
 from cpuft.errors import ToolchainError
-from cpuft.toolchain.bound_process import bound
+from cpuft.machine.child_process import bound
 from cpuft.toolchain.locate import LISTENING, tool_environment
 from cpuft.toolchain.sources import PACKAGE
 
@@ -57,7 +57,7 @@ class Fault:
 
 
 def prove_llama(lib_dir: Path, log: Path) -> Fault | None:
-    """Run each program of llama.cpp in `lib_dir` once; return the first fault of the code in one of them.
+    """Runs each program of llama.cpp in `lib_dir` once; returns the first fault of the code in one of them.
 
     log: what they print.
 
@@ -87,14 +87,14 @@ def prove_llama(lib_dir: Path, log: Path) -> Fault | None:
 
 
 def prove_engine(library: Path, isas: Sequence[str], log: Path) -> dict[str, Fault]:
-    """Train one step with each kernel table of the engine; return the faults by table.
+    """Trains one step with each kernel table of the engine; returns the faults by table.
 
     isas: the tables that this CPU runs, with that of plain C++ first: the others' losses are compared with its.
 
     Raises:
         ToolchainError: the engine refuses to work.
     """
-    end = _run([sys.executable, "-m", "cpuft.trial", str(library), str(BASE_MODEL), *isas], PACKAGE.parent)
+    end = _run([sys.executable, "-m", "cpuft.engine.trial", str(library), str(BASE_MODEL), *isas], PACKAGE.parent)
     log.write_text(end.output, encoding="utf-8")
     trials = [json.loads(line) for line in end.output.splitlines() if line.startswith('{"isa"')]
     if end.status != 0 or [trial["isa"] for trial in trials] != list(isas):
@@ -129,7 +129,7 @@ def _run(command: list[str], folder: Path) -> _End:
 
 
 def _run_perplexity(command: list[str], folder: Path) -> _End:
-    """Run it again where it ended well without its estimate: it does not wait for its thread that prints."""
+    """Runs it again where it ended well without its estimate: it does not wait for its thread that prints."""
     for _ in range(_TRIES):
         end = _run(command, folder)
         if end.status != 0 or _ESTIMATE.search(end.output):
@@ -138,7 +138,7 @@ def _run_perplexity(command: list[str], folder: Path) -> _End:
 
 
 def _fault(program: str, end: _End, log: Path) -> Fault | None:
-    """Tell a fault of the code in a program from one of its surroundings, which is raised."""
+    """Tells a fault of the code in a program from one of its surroundings, which is raised."""
     if -end.status in CRASHES:
         return Fault(program, f"died of {signal.Signals(-end.status).name}")
     if end.status == 0:
@@ -149,7 +149,7 @@ def _fault(program: str, end: _End, log: Path) -> Fault | None:
 
 
 def _wrong(output: str) -> Fault | None:
-    """Compare the perplexity; where its line was lost there is nothing to hold against the code."""
+    """Compares the perplexity; where its line was lost there is nothing to hold against the code."""
     found = _ESTIMATE.search(output)
     if found is None or _near(float(found[1]), PERPLEXITY, TOLERANCE):
         return None
@@ -157,7 +157,7 @@ def _wrong(output: str) -> Fault | None:
 
 
 def _ask_server(program: Path, folder: Path, log: Path) -> Fault | None:
-    """Start llama-server, get one answer of it, end it."""
+    """Starts llama-server, get one answer of it, end it."""
     command: list[str | Path] = [program, "--model", BASE_MODEL, "--host", "127.0.0.1", "--port", "0"]
     command += ["--ctx-size", "256", "--parallel", "1", "--offline", "--no-ui"]
     printed = folder / "server"

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from cpuft.adapters.adapter import Adapter, read_adapter, write_adapter
 from cpuft.engine import Engine
-from cpuft.errors import AdapterError, ConfigError
-from cpuft.files import atomic_folder
-from cpuft.models.adapter import Adapter, read_adapter, some, write_adapter
+from cpuft.errors import AdapterError, ConfigError, list_faults
+from cpuft.machine.files import atomic_folder
 
 FORMAT = 1
 ADAPTER, OPTIMIZER, STATE = "adapter.gguf", "optimizer.npy", "state.json"
@@ -72,17 +72,19 @@ def save_adapter(path: Path, engine: Engine, shape: AdapterShape) -> None:
     write_adapter(path, tensors, alpha=shape.alpha, architecture=shape.architecture, metadata=shape.metadata)
 
 
-def save(folder: Path, engine: Engine, state: State, given: Mapping[str, str], shape: AdapterShape, limit: int) -> Path:
+def save(
+    folder: Path, engine: Engine, state: State, fingerprints: Mapping[str, str], shape: AdapterShape, limit: int
+) -> Path:
     """Writes folder/step-N and removes all but the last `limit` checkpoints.
 
-    given: what the run must be given again to be resumed (see `check_given`).
+    fingerprints: of what the run must be given again to be resumed (see `check_fingerprints`).
     """
     path = folder / f"step-{state.step}"
     with atomic_folder(path) as temporary:
         save_adapter(temporary / ADAPTER, engine, shape)
         _save_optimizer(temporary / OPTIMIZER, engine)
         sums = {name: _sha256(temporary / name) for name in (ADAPTER, OPTIMIZER)}
-        content = {"format": FORMAT, **asdict(state), "given": dict(given), "sha256": sums}
+        content = {"format": FORMAT, **asdict(state), "given": dict(fingerprints), "sha256": sums}
         (temporary / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
     for _, old in _steps(folder)[:-limit]:
         shutil.rmtree(old, ignore_errors=True)
@@ -99,9 +101,9 @@ def newest(folder: Path) -> tuple[Path, State, dict[str, str]] | None:
     for _, path in reversed(_steps(folder)):
         content = _read_state(path)
         if content is not None:
-            given = content.pop("given")
+            fingerprints = content.pop("given")
             del content["format"], content["sha256"]
-            return path, State(**{**content, "window": Window(**content["window"])}), given
+            return path, State(**{**content, "window": Window(**content["window"])}), fingerprints
         shutil.rmtree(path, ignore_errors=True)
     return None
 
@@ -111,7 +113,7 @@ def last_step(folder: Path) -> int | None:
     return max((step for step, _ in _steps(folder)), default=None)
 
 
-def check_given(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_fingerprints(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raises ConfigError unless the run is given what it was given before: model, data, initial adapter."""
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
@@ -153,7 +155,7 @@ def put_adapter(adapter: Adapter, path: Path, engine: Engine) -> None:
             faults.append(f"{name} is {tensors[name].shape}, expected {tensor.shape}")
     if faults:
         raise AdapterError(
-            f"{path}: the adapter does not fit this model and lora configuration: {some(faults)}: "
+            f"{path}: the adapter does not fit this model and lora configuration: {list_faults(faults)}: "
             "set lora.r, lora.target_modules and lora.layers as they were when it was trained"
         )
     for name, tensor in wanted.items():

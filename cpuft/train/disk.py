@@ -1,10 +1,10 @@
 """What a run's folder takes on the disk, by part, and whether there is room for it."""
 
-import shutil
 from pathlib import Path
 
-from cpuft.config import Config
+from cpuft.config.keys import Config
 from cpuft.errors import ResourceError
+from cpuft.machine.disk import free_bytes
 from cpuft.train.memory import Memory, with_settings
 from cpuft.train.passes import times_due
 
@@ -25,8 +25,7 @@ def require_room(folder: Path, config: Config, memory: Memory, n_steps: int) -> 
     present = [
         path for name in ("adapter.gguf", "checkpoints") for path in (folder / name, *(folder / name).rglob("*"))
     ]
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    room = shutil.disk_usage(there).free + sum(path.stat().st_size for path in present if path.is_file())
+    room = free_bytes(folder) + sum(path.stat().st_size for path in present if path.is_file())
     needed = sum(folder_bytes(config, memory, n_steps).values())
     if needed <= room:
         return

@@ -17,29 +17,27 @@ import re
 import shutil
 import struct
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from cpuft.config import Config
+from cpuft.config.keys import Config
 from cpuft.data.examples import Example
 from cpuft.engine import Batch, Engine, FloatArray
-from cpuft.errors import ConfigError, ResourceError
-from cpuft.files import atomic_write, disk_errors
-from cpuft.library import library_digest
-from cpuft.models.gguf import Gguf
-from cpuft.toolchain.cache import cache_dir
+from cpuft.engine.abi import library_digest
+from cpuft.errors import ConfigError
+from cpuft.gguf.reader import Gguf
+from cpuft.machine.cache import cache_dir
+from cpuft.machine.disk import disk_errors, require_space
+from cpuft.machine.files import atomic_write
+from cpuft.machine.progress import Progress, silent
 
 MAGIC = b"CPUFTFR1"
 HEADER = struct.Struct("<8sqq32s8x")  # 64 bytes, so that the values after it are aligned
 UNUSED_SECONDS = 30 * 24 * 3600  # a KEY that no run opened for so long is removed: it may take many gigabytes
 ABANDONED_SECONDS = 3600  # an unfinished file of this age is a killed run's: writing one takes seconds at most
-SLOW_SECONDS = 2  # progress is shown where filling takes longer
 READ_VALUES = 1 << 24  # of a tensor at a time, while its digest is made
 
 TokenArray = npt.NDArray[np.int32]
@@ -51,7 +49,8 @@ class FrozenCache:
     def __init__(self, folder: Path, engine: Engine) -> None:
         self.folder, self._engine = folder, engine
         self._missing: set[str] = set()
-        self._bar: tqdm[NoReturn] = tqdm(disable=True)
+        self._n_missing = 0
+        self.progress: Progress = silent  # hears of missing examples that are made
 
     def require(self, examples: Iterable[Example]) -> str:
         """Looks what is missing for a run over `examples`; returns a sentence on it.
@@ -60,31 +59,16 @@ class FrozenCache:
         """
         names = {_name(example.tokens): self._nbytes(example.tokens) for example in examples}
         missing = {name: nbytes for name, nbytes in names.items() if _size(self.folder / name) != nbytes}
-        self._missing = set(missing)
-        needed, free = sum(missing.values()), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise ResourceError(
-                f"{self.folder}: the frozen layers' output for {len(missing)} examples takes {needed / 1e6:,.0f} MB "
-                f"and the disk has {free / 1e6:,.0f} MB free: free some, make {self.folder.parent} a link to a folder "
-                "on another disk, or leave out --cache-frozen"
-            )
+        self._missing, self._n_missing = set(missing), len(missing)
+        require_space(
+            self.folder,
+            sum(missing.values()),
+            f"the frozen layers' output for {len(missing)} examples",
+            f"free some, make {self.folder.parent} a link to a folder on another disk, or leave out --cache-frozen",
+        )
         total = sum(names.values()) / 1e6
         there = f"{len(names) - len(missing)} of {len(names)} examples are there"
         return f"The frozen layers' output is kept in {self.folder}: {there}, {total:,.1f} MB when all are"
-
-    @contextmanager
-    def progress(self, *, show: bool) -> Iterator[None]:
-        """Shows, below a bar that is there already, how many of the missing examples have been made."""
-        with tqdm(
-            total=len(self._missing),
-            desc="Frozen layers",
-            unit="example",
-            delay=SLOW_SECONDS,
-            position=1,
-            leave=False,
-            disable=not (show and self._missing),
-        ) as self._bar:
-            yield
 
     def rows(self, batch: Batch) -> FloatArray:
         """[T, n_embd]: the residual stream before the first adapted layer, for `Engine.forward_backward`."""
@@ -122,9 +106,7 @@ class FrozenCache:
             stream.write(values.data)
         if name in self._missing:
             self._missing.remove(name)
-            self._bar.update()
-            if not self._missing:
-                self._bar.close()
+            self.progress("Frozen layers", self._n_missing - len(self._missing), self._n_missing, "example")
 
     def _header(self, name: str, shape: tuple[int, ...], values: npt.NDArray[np.uint8] | FloatArray) -> bytes:
         digest = hashlib.sha256(f"{self.folder.name}/{name}".encode())

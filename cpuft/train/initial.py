@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cpuft.config import Config, LoraConfig, TrainJob, keys_of, with_fused
-from cpuft.errors import AdapterError, ConfigError
-from cpuft.models.adapter import Adapter, some
-from cpuft.models.adapter_files import open_adapter
-from cpuft.models.gguf import Gguf, read_gguf
-from cpuft.models.hf_layout import HfLayout
+from cpuft.adapters.adapter import Adapter
+from cpuft.adapters.files import open_adapter
+from cpuft.adapters.hf_layout import HfLayout
+from cpuft.config.keys import Config, LoraConfig, TrainJob, keys_of, with_fused
+from cpuft.errors import AdapterError, ConfigError, list_faults
+from cpuft.gguf.reader import Gguf, read_gguf
 
 _KEYS = {key.field: key for key in keys_of(LoraConfig)}
 
@@ -48,7 +48,7 @@ def load_initial(job: TrainJob) -> InitialAdapter | None:
     own = _own_settings(adapter, base, path)
     _refuse_contradictions(job.config, own, base, path)
     lora = replace(job.config.lora, **dict(own.values()))
-    taken = [f"{key} {_words(value)}" for key, (_, value) in own.items() if key not in job.config.given]
+    taken = [f"{key} {_words(value)}" for key, (_, value) in own.items() if key not in job.config.explicit_keys]
     note = f"Initial adapter: {path}" + (f"; from it: {', '.join(taken)}" if taken else "")
     return InitialAdapter(path, adapter, replace(job.config, lora=lora), _digest(adapter), note)
 
@@ -65,7 +65,7 @@ def _own_settings(adapter: Adapter, base: Gguf, path: Path) -> dict[str, tuple[s
     if odd := sorted(wanted ^ set(adapter.weights)):
         state = [f"{weight} {'lacks a pair' if weight in wanted else 'has one'}" for weight in odd]
         raise AdapterError(
-            f"{path}: cpuft trains the same modules in all layers, or in the last ones, but {some(state)}: "
+            f"{path}: cpuft trains the same modules in all layers, or in the last ones, but {list_faults(state)}: "
             "train a new adapter, and add this one afterwards with `cpuft adapter combine`"
         )
     modules = _KEYS["target_modules"].metadata["read"]([names[own].rpartition(".")[2] for own in adapted])
@@ -104,7 +104,7 @@ def _refuse_contradictions(config: Config, own: dict[str, tuple[str, Any]], base
             same = with_fused(given) == with_fused(value)
         if field == "layers":
             same = (given or n_layer) == (value or n_layer)
-        if key in config.given and not same:
+        if key in config.explicit_keys and not same:
             faults.append(f"{key} is {_words(given)}, the adapter's is {_words(value)}")
     if faults:
         raise ConfigError(

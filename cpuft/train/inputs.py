@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cpuft.config import Config, TrainJob
+from cpuft.adapters.adapter import adapter_name
+from cpuft.config.keys import Config, TrainJob
 from cpuft.data.batches import epoch_order
 from cpuft.data.dataset import Dataset, formatter_of, load_dataset
 from cpuft.data.examples import Example
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError
-from cpuft.models.adapter import adapter_name
-from cpuft.models.gguf import Gguf, read_gguf
+from cpuft.gguf.reader import Gguf, read_gguf
 from cpuft.train.checkpoint import AdapterShape, put_adapter
 from cpuft.train.disk import require_room
 from cpuft.train.frozen import FrozenCache, open_frozen, require_frozen_layers
@@ -32,7 +32,7 @@ class Inputs:
     config: as the run goes, with fewer tokens_per_pass than given where max_ram asks for that.
     passes: of the engine, whose memory is reserved.
     frozen: the frozen layers' output on disk, None where it is computed in every pass.
-    given: digests of all that a resumed run must be given again.
+    fingerprints: digests of all that a resumed run must be given again.
     notes: what a user should know about how the datasets were read, and where the frozen layers' output is kept.
     """
 
@@ -43,7 +43,7 @@ class Inputs:
     passes: RunPasses
     shape: AdapterShape
     frozen: FrozenCache | None
-    given: Mapping[str, str]
+    fingerprints: Mapping[str, str]
     notes: list[str]
 
 
@@ -93,14 +93,14 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialA
     require_fit(fitted)
     config, passes = fitted.config, data.passes(fitted.config, engine)
     require_room(job.output, config, fitted.memory, passes.n_steps)
-    shape = attach_adapter(config, engine, model, initial)
+    shape = attach_for_training(config, engine, model, initial)
     take_memory(engine, fitted)
     training, validation, notes = data.training, data.validation, data.notes
-    given = {"model": _sample_digest(job.model), "training data": _digest(training)}
+    fingerprints = {"model": _sample_digest(job.model), "training data": _digest(training)}
     if validation is not None:
-        given["validation data"] = _digest(validation)
+        fingerprints["validation data"] = _digest(validation)
     if initial is not None:
-        given["initial adapter"] = initial.digest
+        fingerprints["initial adapter"] = initial.digest
         notes.append(initial.note)
     if config.training.tokens_per_pass != job.config.training.tokens_per_pass and not job.resume:
         notes.append(f"Passes of {config.training.tokens_per_pass} tokens, to stay within training.max_ram")
@@ -108,7 +108,7 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialA
     if config.training.cache_frozen:
         frozen = open_frozen(engine, model, first_adapted_layer(config, engine))
         notes.append(frozen.require(_seen(config, training) + ([] if validation is None else validation.examples)))
-    return Inputs(engine, config, training, validation, passes, shape, frozen, given, notes)
+    return Inputs(engine, config, training, validation, passes, shape, frozen, fingerprints, notes)
 
 
 def require_layers(config: Config, engine: Engine, model: Path) -> None:
@@ -130,7 +130,7 @@ def first_adapted_layer(config: Config, engine: Engine) -> int:
     return 0 if config.lora.layers is None else int(engine.facts["n_layer"]) - config.lora.layers
 
 
-def attach_adapter(config: Config, engine: Engine, model: Gguf, initial: InitialAdapter | None) -> AdapterShape:
+def attach_for_training(config: Config, engine: Engine, model: Gguf, initial: InitialAdapter | None) -> AdapterShape:
     """Attaches the adapter that a run trains. Raises AdapterError."""
     lora = config.lora
     engine.adapter_init(

@@ -6,24 +6,28 @@ counts of tokens, and divides once a step, so nothing depends on how the example
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
-from cpuft.config import TrainJob
-from cpuft.engine import Batch, Engine, FloatArray
+from cpuft.config.keys import TrainJob
+from cpuft.engine import Engine
 from cpuft.errors import ConfigError, EngineError, ModelError
+from cpuft.machine.memory import peak_rss_mb
+from cpuft.machine.progress import Progress, silent
 from cpuft.train import checkpoint
 from cpuft.train.checkpoint import State, Window
 from cpuft.train.initial import load_initial
 from cpuft.train.inputs import Inputs, load_inputs
 from cpuft.train.interrupt import StopRequest
-from cpuft.train.metrics import Recorder, Say, peak_rss_mb
+from cpuft.train.listener import Listener
+from cpuft.train.metrics import Recorder, Say
+from cpuft.train.objective import CrossEntropy, Objective
 from cpuft.train.run import RunFolder, precision_of
 from cpuft.train.schedule import learning_rate
+
+TITLE = "Training"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Outcome:
     peak_rss_mb: float
 
 
-def run_training(job: TrainJob, *, say: Say = print, show_progress: bool = False) -> Outcome:
+def run_training(job: TrainJob, *, say: Say = print, progress: Progress = silent) -> Outcome:
     """Trains an adapter as `job` says; `say` gets the lines of the log.
 
     Raises UserError: before anything is written, or later with the last checkpoint in place.
@@ -56,41 +60,61 @@ def run_training(job: TrainJob, *, say: Say = print, show_progress: bool = False
         with run.opened(resume=job.resume, overwrite=job.overwrite), StopRequest() as stop:
             state = State()
             if job.resume and (found := checkpoint.newest(run.checkpoints)) is not None:
-                path, state, given = found
-                checkpoint.check_given(run.path, given, inputs.given)
+                path, state, fingerprints = found
+                checkpoint.check_fingerprints(run.path, fingerprints, inputs.fingerprints)
                 checkpoint.restore(path, engine)
             run.begin(inputs.config, state.step)
-            return Trainer(run, inputs, state, stop).train(say, show_progress)
+            objective = CrossEntropy(engine, inputs.frozen)
+            if inputs.frozen is not None:
+                inputs.frozen.progress = progress
+            n_epochs, n_steps = inputs.passes.n_epochs, inputs.passes.n_steps
+            with Recorder(run, n_epochs, n_steps, first_step=state.step + 1, say=say) as recorder:
+                outcome = Trainer(run, inputs, objective, state, stop, [recorder]).train(progress)
+    if outcome.ended != "interrupted":
+        from cpuft.train.plot import plot_losses  # not at the top: matplotlib takes a second and 40 MB to load
+
+        plot_losses(run)  # the engine's memory is free again
+    return outcome
 
 
 class Trainer:
-    """A run that is ready to go on after step `state.step`."""
+    """A run that is ready to go on after step `state.step`.
 
-    def __init__(self, run: RunFolder, inputs: Inputs, state: State, stop: StopRequest) -> None:
+    objective: what is minimized over the passes of `inputs`.
+    listeners: who hears of it, in their order.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        inputs: Inputs,
+        objective: Objective,
+        state: State,
+        stop: StopRequest,
+        listeners: Sequence[Listener],
+    ) -> None:
         self.folder, self.config, self.inputs, self.state, self.stop = run, inputs.config.training, inputs, state, stop
-        self.engine, self.frozen, self.passes = inputs.engine, inputs.frozen, inputs.passes
+        self.objective, self.listeners = objective, listeners
+        self.engine, self.passes = inputs.engine, inputs.passes
         self.n_steps = self.passes.n_steps
         self.validation = self.passes.of_validation()
         self.n_tokens, self.seconds = 0, 0.0  # of this process's optimizer steps
 
-    def train(self, say: Say, show_progress: bool) -> Outcome:
+    def train(self, progress: Progress = silent) -> Outcome:
         """Goes on to the last step, to an early stop or to an interruption."""
         started, state = time.monotonic(), self.state
-        with (
-            Recorder(self.folder, self.passes.n_epochs, self.n_steps, first_step=state.step + 1, say=say) as recorder,
-            tqdm(total=self.n_steps, initial=state.step, unit="step", disable=not show_progress, leave=False) as bar,
-            nullcontext() if self.frozen is None else self.frozen.progress(show=show_progress),
-        ):
-            for line in self._introduction():
-                recorder.note(line)
-            while not (self._is_last() or self._is_early_stop() or self.stop.requested):
-                epoch, rate, loss, grad_norm = self._optimizer_step()
-                self._record(recorder, epoch, rate, grad_norm)
-                if self._is_due(self.config.save_steps) or self._is_early_stop() or self.stop.requested:
-                    recorder.sync()
-                    self._save()
-                bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{self.n_tokens / self.seconds:.0f}", refresh=False)
-                bar.update()
+        for line in self._introduction():
+            for listener in self.listeners:
+                listener.note(line)
+        progress(TITLE, state.step, self.n_steps, "step")
+        while not (self._is_last() or self._is_early_stop() or self.stop.requested):
+            epoch, rate, loss, grad_norm = self._optimizer_step()
+            self._record(epoch, rate, grad_norm)
+            if self._is_due(self.config.save_steps) or self._is_early_stop() or self.stop.requested:
+                self._tell(lambda listener: listener.sync())
+                self._save()
+            facts = {"loss": f"{loss:.3f}", "tok_s": f"{self.n_tokens / self.seconds:.0f}"}
+            progress(TITLE, state.step, self.n_steps, "step", **facts)
         interrupted = not (self._is_last() or self._is_early_stop())
         if not interrupted:
             self._finish()
@@ -113,7 +137,7 @@ class Trainer:
         loss, n_supervised, n_tokens = 0.0, 0, 0
         epoch, batches = self.passes.of_step(step)
         for batch in batches:
-            pass_loss, pass_supervised = self.engine.forward_backward(batch, self._frozen_rows(batch))
+            pass_loss, pass_supervised = self.objective.add_gradient(batch)
             loss += pass_loss
             n_supervised += pass_supervised
             n_tokens += batch.tokens.size
@@ -138,24 +162,26 @@ class Trainer:
         self.n_tokens, self.seconds = self.n_tokens + n_tokens, self.seconds + seconds
         return epoch + 1, rate, loss / n_supervised, grad_norm
 
-    def _record(self, recorder: Recorder, epoch: int, rate: float, grad_norm: float) -> None:
+    def _record(self, epoch: int, rate: float, grad_norm: float) -> None:
         """Logs and validates where this step is due for it, and always at the last."""
         state, window, validation_loss = self.state, self.state.window, None
         logs = self._is_due(self.config.logging_steps)
         loss, where = window.loss / window.n_supervised, {"step": state.step, "epoch": epoch}
         if logs:
             speed = {"tokens": state.n_tokens, "tok_s": round(window.n_tokens / window.seconds, 1)}
-            recorder.training({**where, "loss": loss, "lr": rate, "grad_norm": grad_norm, **speed})
+            values = {**where, "loss": loss, "lr": rate, "grad_norm": grad_norm, **speed}
+            self._tell(lambda listener: listener.training(values))
             state.window = Window()
         if self.validation and self._is_due(self.config.eval_steps):
             validation_loss, n_supervised = self._validate()
-            recorder.validation({**where, "val_loss": validation_loss, "val_tokens": n_supervised})
+            found = {**where, "val_loss": validation_loss, "val_tokens": n_supervised}
+            self._tell(lambda listener: listener.validation(found))
         if logs or validation_loss is not None:
-            recorder.progress(epoch, state.step, loss, validation_loss)
+            self._tell(lambda listener: listener.progress(epoch, state.step, loss, validation_loss))
 
     def _validate(self) -> tuple[float, int]:
         """Mean loss in nats and number of tokens of the validation data; keeps the adapter if it is the best so far."""
-        results = [self.engine.forward(batch, self._frozen_rows(batch)) for batch in self.validation]
+        results = [self.objective.loss(batch) for batch in self.validation]
         n_supervised = sum(n for _, n in results)
         loss = sum(loss for loss, _ in results) / n_supervised
         if not math.isfinite(loss):
@@ -168,15 +194,16 @@ class Trainer:
             checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
         return loss, n_supervised
 
-    def _frozen_rows(self, batch: Batch) -> FloatArray | None:
-        return None if self.frozen is None else self.frozen.rows(batch)
+    def _tell(self, what: Callable[[Listener], None]) -> None:
+        for listener in self.listeners:
+            what(listener)
 
     def _save(self) -> None:
         checkpoint.save(
             self.folder.checkpoints,
             self.engine,
             self.state,
-            self.inputs.given,
+            self.inputs.fingerprints,
             self.inputs.shape,
             limit=self.config.save_total_limit,
         )
@@ -184,10 +211,6 @@ class Trainer:
     def _finish(self) -> None:
         if not self.validation:
             checkpoint.save_adapter(self.folder.adapter, self.engine, self.inputs.shape)
-        self.engine.close()  # its memory is not needed beside matplotlib's
-        from cpuft.train.plot import plot_losses  # not at the top: matplotlib takes a second and 40 MB to load
-
-        plot_losses(self.folder)
 
     def _is_last(self) -> bool:
         return self.state.step >= self.n_steps

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cpuft.config import Config
-from cpuft.config_file import changed_keys
+from cpuft.config.file import changed_keys
+from cpuft.config.keys import Config
 from cpuft.engine import PASS_SIZE, Engine, SizeArray
 from cpuft.errors import ResourceError
-from cpuft.toolchain.ram import available_within
-from cpuft.train.metrics import peak_rss_mb
+from cpuft.machine.memory import available_within, peak_rss_mb
 from cpuft.train.passes import RunPasses, pass_sizes
 
 Policy = Literal["keep", "recompute"]

@@ -3,11 +3,8 @@
 import datetime
 import json
 import os
-import resource
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -15,14 +12,17 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from cpuft.files import disk_errors
+from cpuft.machine.disk import disk_errors
+from cpuft.machine.memory import peak_rss_mb
 from cpuft.train.run import RunFolder
 
 Say = Callable[[str], None]
 
 
 class Recorder:
-    """Appends to a run's metrics.jsonl, training.log and TensorBoard events; each line is whole once it returns.
+    """A `Listener` that appends to a run's metrics.jsonl, training.log and TensorBoard events.
+
+    Each line is whole once a call returns.
 
     first_step: the first step that will be recorded; TensorBoard forgets later ones of the run before it was resumed.
     say:        where the lines of the log go beside the file.
@@ -50,11 +50,11 @@ class Recorder:
                 if error is None:
                     raise
 
-    def training(self, values: dict[str, Any]) -> None:
+    def training(self, values: Mapping[str, Any]) -> None:
         """A logged step: step, epoch, loss, lr, grad_norm, tokens, tok_s; rss_mb is added."""
         self._record("train", {**values, "rss_mb": round(peak_rss_mb(), 1)})
 
-    def validation(self, values: dict[str, Any]) -> None:
+    def validation(self, values: Mapping[str, Any]) -> None:
         """A validation: step, epoch, val_loss, val_tokens."""
         self._record("validation", values)
 
@@ -75,9 +75,9 @@ class Recorder:
         with disk_errors(self._run.metrics):
             os.fsync(self._metrics.fileno())
 
-    def _record(self, group: str, values: dict[str, Any]) -> None:
+    def _record(self, group: str, values: Mapping[str, Any]) -> None:
         with disk_errors(self._run.metrics):
-            self._metrics.write(json.dumps(values) + "\n")
+            self._metrics.write(json.dumps(dict(values)) + "\n")
             self._metrics.flush()
             for name, value in values.items():
                 if name not in ("step", "epoch"):
@@ -86,17 +86,3 @@ class Recorder:
 
     def _event(self, step: int, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
-
-
-def peak_rss_mb() -> float:
-    """The most memory that this process has held so far, in MB (10^6 bytes).
-
-    Linux tells it since the program was started; getrusage would begin with what the parent process held.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # macOS counts bytes, Linux KiB

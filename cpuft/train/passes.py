@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cpuft.config import Config
+from cpuft.config.keys import Config
 from cpuft.data.batches import dropout_keys, passes, step_examples, steps_per_epoch
 from cpuft.data.examples import Example
 from cpuft.engine import PASS_SIZE, Batch, Engine, SizeArray

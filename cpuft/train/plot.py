@@ -5,7 +5,7 @@ import json
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cpuft.files import atomic_write
+from cpuft.machine.files import atomic_write
 from cpuft.train.run import RunFolder
 
 

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import yaml
 
-from cpuft.config import Config
-from cpuft.config_file import changed_keys, load_config, to_document
+from cpuft.config.file import changed_keys, load_config, to_document
+from cpuft.config.keys import Config
 from cpuft.errors import ConfigError
-from cpuft.files import LOCK, atomic_write, disk_errors, sole_use, write_text
+from cpuft.machine.disk import disk_errors
+from cpuft.machine.files import atomic_write, write_text
+from cpuft.machine.locks import LOCK, sole_use
 
 FILES = ("config.yaml", "adapter.gguf", "checkpoints", "metrics.jsonl", "training.log", "tensorboard", "loss.png")
 

@@ -2,7 +2,7 @@
 
 import math
 
-from cpuft.config import TrainConfig
+from cpuft.config.keys import TrainConfig
 
 
 def learning_rate(step: int, n_steps: int, config: TrainConfig) -> float:

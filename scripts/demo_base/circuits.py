@@ -54,7 +54,7 @@ def _subspaces(shape: Shape, seed: int) -> _Subspaces:
 
 
 def install_copying(parameters: Parameters, shape: Shape, seed: int) -> None:
-    """Write the circuit into blocks 0 and 1 of freshly initialized `parameters`."""
+    """Writes the circuit into blocks 0 and 1 of freshly initialized `parameters`."""
     spaces = _subspaces(shape, seed)
     embedding = parameters["token_embd.weight"]
     for space in (spaces.constant, spaces.last, spaces.before_last):

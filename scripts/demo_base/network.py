@@ -94,7 +94,7 @@ def rope_table(shape: Shape, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate x (B, heads, T, D) pair by pair."""
+    """Rotates x (B, heads, T, D) pair by pair."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 

@@ -44,7 +44,7 @@ class MuonAdam:
         return name.startswith("blk.") and not name.endswith("norm.weight")
 
     def step(self, schedule: float) -> None:
-        """Update all parameters from their .grad, with the learning rates times `schedule`; clears the gradients."""
+        """Updates all parameters from their .grad, with the learning rates times `schedule`; clears the gradients."""
         self.steps += 1
         with torch.no_grad():
             for name, parameter in self.parameters.items():

@@ -85,7 +85,7 @@ def loss_sum(parameters: Parameters, shape: Shape, batch: Sequence[Encoded]) -> 
 def pretrain(
     tokenizer: ChatTokenizer, shape: Shape, schedule: Schedule, seed: int, checkpoint: Path, log: Callable[[str], None]
 ) -> Parameters:
-    """Train through both phases, continuing `checkpoint` where it exists; returns the parameters."""
+    """Trains through both phases, continuing `checkpoint` where it exists; returns the parameters."""
     parameters = initial_parameters(shape, seed)
     install_copying(parameters, shape, seed)
     optimizer = MuonAdam(parameters, matrix_rate=schedule.matrix_rate, other_rate=schedule.other_rate)
@@ -121,7 +121,7 @@ def pretrain(
 
 
 def save(checkpoint: Path, optimizer: MuonAdam) -> None:
-    """Write everything that continuing needs, to a temporary name first."""
+    """Writes everything that continuing needs, to a temporary name first."""
     detached = {name: value.detach() for name, value in optimizer.parameters.items()}
     temporary = checkpoint.with_suffix(".tmp")
     torch.save(

@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(path: Path, *, n_vocab: int, seed: int, conversations: int) -> None:
-    """Write a SentencePiece model of `n_vocab` pieces learned from the first `conversations` of the corpus."""
+    """Writes a SentencePiece model of `n_vocab` pieces learned from the first `conversations` of the corpus."""
 
     def lines() -> Iterator[str]:
         for index in range(conversations):

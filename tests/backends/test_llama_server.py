@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from cpuft.backends.generator import Message, Sampling
+from cpuft.adapters.adapter import write_adapter
+from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.chat.message import Message
 from cpuft.errors import AdapterError, CpuftError, ModelError
-from cpuft.models.adapter import write_adapter
-from tests.models.tiny import random_adapter, write_tiny_model
+from tests.gguf.tiny import random_adapter, write_tiny_model
 
 QUESTION: list[Message] = [{"role": "user", "content": "hello"}]
 SHORT = Sampling(max_tokens=24)

@@ -13,8 +13,8 @@ from benchmarks.precision import Arm, Run
 from benchmarks.tasks import Teacher
 from cpuft import demo
 from cpuft.cli.main import cli
-from cpuft.config import TrainJob
-from cpuft.config_file import load_config
+from cpuft.config.file import load_config
+from cpuft.config.keys import TrainJob
 from cpuft.engine import Engine
 from cpuft.train.loop import run_training
 from tests.benchmarks.test_bench import bench

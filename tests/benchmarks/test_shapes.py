@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import shapes
 from cpuft.engine import Engine
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 from cpuft.toolchain import Toolchain
 from tests.engine.golden import Example
 

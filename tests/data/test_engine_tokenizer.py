@@ -9,9 +9,9 @@ import pytest
 from cpuft.data.dataset import formatter_of
 from cpuft.data.records import Chat
 from cpuft.engine import Engine
-from cpuft.models import gguf_writer
-from cpuft.models.gguf import TYPES_BY_NAME, read_gguf
-from tests.data.test_alignment import texts
+from cpuft.gguf import writer as gguf_writer
+from cpuft.gguf.reader import TYPES_BY_NAME, read_gguf
+from tests.chat.test_alignment import texts
 from tests.data.test_masks import TURNS
 from tests.data.vocabulary import DATE, MODELS, tokenizer_of
 

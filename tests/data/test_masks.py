@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cpuft.data.records import Chat, ExampleError
+from cpuft.data.records import Chat
+from cpuft.errors import ExampleError
 from tests.data.vocabulary import formatter, supervised_texts, tokenizer_of
 
 ONE, TWO = "Hello!\n\n  - one\n  - two 🎉 naïve", "Sí, <again>."

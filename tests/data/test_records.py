@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cpuft.data.records import Chat, Completion, ExampleError, Record, Text, read_records
-from cpuft.errors import DatasetError
+from cpuft.data.records import Chat, PromptCompletion, Record, Text, read_records
+from cpuft.errors import DatasetError, ExampleError
 
 ASK = {"role": "user", "content": "a"}
 SAY = {"role": "assistant", "content": "b"}
@@ -21,7 +21,7 @@ def read(path: Path, content: str | bytes) -> list[tuple[int, Record | ExampleEr
 def test_three_forms_and_blank_lines(tmp_path: Path) -> None:
     lines = [json.dumps({"messages": [ASK, SAY], "id": 7}), "", '{"prompt": "p", "completion": "c"}', '{"text": "t"}']
     records = read(tmp_path / "d.jsonl", "\ufeff" + "\r\n".join(lines))
-    assert records == [(1, Chat([ASK, SAY])), (3, Completion("p", "c")), (4, Text("t"))]
+    assert records == [(1, Chat([ASK, SAY])), (3, PromptCompletion("p", "c")), (4, Text("t"))]
 
 
 @pytest.mark.parametrize(

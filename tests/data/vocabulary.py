@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpuft import toolchain
-from cpuft.data.alignment import AlignedTokenizer
+from cpuft.chat.alignment import AlignedTokenizer
+from cpuft.chat.template import ChatTemplate
 from cpuft.data.dataset import formatter_of
 from cpuft.data.examples import Example, Formatter
-from cpuft.data.template import ChatTemplate
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 
 toolchain.use_llama_cpp()  # before the import: it decides which libraries are loaded
 import llama_cpp  # noqa: E402

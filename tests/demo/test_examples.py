@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from cpuft import demo
-from cpuft.models.gguf import read_gguf
-from cpuft.roles import ba
+from cpuft.gguf.reader import read_gguf
+from cpuft.roles.ba.document import schema, system_prompt
 from cpuft.roles.ba.metric import score
 from scripts.demo_base import examples, lexicon
 from scripts.demo_base.corpus import BA_KEYS, conversation
@@ -38,8 +38,8 @@ def words(text: str) -> set[str]:
 def test_each_set_has_its_size_and_gold_answers(name: str, count: int) -> None:
     conversations = messages_of(SETS[name])
     assert len(conversations) == count
-    assert {conversation_["system"] for conversation_ in conversations} == {ba.system_prompt()}
-    validator = jsonschema.Draft202012Validator(ba.schema())
+    assert {conversation_["system"] for conversation_ in conversations} == {system_prompt()}
+    validator = jsonschema.Draft202012Validator(schema())
     for conversation_ in conversations[:: max(1, count // CHECKED)]:
         validator.validate(yaml.safe_load(conversation_["assistant"]))
         assert score(conversation_["assistant"], conversation_["user"]).total >= 0.95
@@ -48,7 +48,7 @@ def test_each_set_has_its_size_and_gold_answers(name: str, count: int) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_the_files_are_what_the_script_makes(name: str, tmp_path: Path) -> None:
     fragments = lexicon.fragments_of(read_gguf(demo.BASE_MODEL).get("tokenizer.ggml.tokens"))
-    made = examples.make_examples(ba.system_prompt(), fragments, SEED)
+    made = examples.make_examples(system_prompt(), fragments, SEED)
     examples.write_jsonl(tmp_path / name, made[name])
     assert (tmp_path / name).read_bytes() == SETS[name].read_bytes()
 
@@ -72,7 +72,7 @@ def test_held_out_words_are_nowhere_but_in_the_test_set() -> None:
 
 def test_the_corpus_never_answers_with_the_documents_keys() -> None:
     keys = re.compile(rf"^[-\s]*({'|'.join(sorted(BA_KEYS))})\s*[:=]", re.MULTILINE)
-    assert set(ba.schema()["properties"]) < BA_KEYS
+    assert set(schema()["properties"]) < BA_KEYS
     for index in range(CORPUS_SAMPLE):
         for message in conversation(SEED, index):
             assert not keys.search(message["content"]), (index, message)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpuft.engine import Batch, Engine
-from cpuft.toolchain import cpu
+from cpuft.machine import cpu
 
 from .golden import Case, Example, OptimizerSpec
 from .random_model import FloatArray

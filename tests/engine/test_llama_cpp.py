@@ -9,9 +9,9 @@ import gguf
 import numpy as np
 import pytest
 
+from cpuft.adapters.adapter import write_adapter
 from cpuft.engine import Engine
-from cpuft.models.adapter import write_adapter
-from cpuft.models.merge import merge
+from cpuft.release.merge import merge
 from cpuft.toolchain import Toolchain
 
 from . import golden

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from cpuft.adapters.adapter import Adapter, write_adapter
+from cpuft.adapters.files import convert
+from cpuft.adapters.hf_layout import ARCHITECTURES
+from cpuft.adapters.peft import write_peft
 from cpuft.engine import Engine
-from cpuft.models.adapter import Adapter, write_adapter
-from cpuft.models.adapter_files import convert
-from cpuft.models.hf_layout import ARCHITECTURES
-from cpuft.models.merge import merge
-from cpuft.models.peft import write_peft
-from tests.models.peft_folders import HEAD_SIZE, N_EMBD, N_FF, N_LAYER, adapter_tensors, header
+from cpuft.release.merge import merge
+from tests.adapters.peft_folders import HEAD_SIZE, N_EMBD, N_FF, N_LAYER, adapter_tensors, header
 
 from .comparison import batch, open_case
 from .random_model import write_model

@@ -12,9 +12,9 @@ import pytest
 
 from cpuft import engine as native
 from cpuft.errors import ModelError
-from cpuft.models import gguf_writer
-from cpuft.models.gguf import TYPES, read_gguf
-from cpuft.models.gguf_writer import TensorInfo
+from cpuft.gguf import writer as gguf_writer
+from cpuft.gguf.reader import TYPES, read_gguf
+from cpuft.gguf.writer import TensorInfo
 from cpuft.toolchain import Toolchain
 
 from .comparison import ISAS, batch, distance, gradients, open_case

@@ -8,12 +8,16 @@ import pytest
 from click.testing import CliRunner
 
 from cpuft import demo
-from cpuft.backends.generator import GREEDY, Completion, Message, Sampling
+from cpuft.backends.generator import GREEDY, Sampling
+from cpuft.chat.message import Completion, Message
 from cpuft.cli.main import cli
 from cpuft.errors import DatasetError
-from cpuft.evaluate.benchmark import Answer, Case, read_cases, run_benchmark
-from cpuft.roles.ba.metric import score
-from tests.models.tiny import write_tiny_model
+from cpuft.evaluate.benchmark import Case, read_cases, run_benchmark
+from cpuft.roles import find_role
+from tests.gguf.tiny import write_tiny_model
+from tests.progress import Heard
+
+ROLE = find_role("ba")
 
 
 class ReferenceAnswers:
@@ -30,22 +34,22 @@ class ReferenceAnswers:
 
 
 def test_references_are_scored_and_averaged() -> None:
-    cases = read_cases(demo.TEST)
-    seen: list[Answer] = []
-    result = run_benchmark(ReferenceAnswers(cases), cases, score, progress=seen.append)
-    assert len(seen) == len(cases) == 25
+    cases = read_cases(demo.TEST, ROLE)
+    heard = Heard()
+    result = run_benchmark(ReferenceAnswers(cases), cases, ROLE.metric, progress=heard)
+    assert heard.steps == [("answers", n, 25) for n in range(1, len(cases) + 1)]
     known = [answer for i, answer in enumerate(result.answers) if i % 5]
-    assert all(answer.score.yaml_valid and answer.score.total > 0.9 for answer in known)
-    assert result.yaml_valid_rate == pytest.approx(0.8)
+    assert all(answer.score.parts["yaml_valid"] == 1 and answer.score.total > 0.9 for answer in known)
+    assert result.average_parts["yaml_valid"] == pytest.approx(0.8)
     assert result.average_score == pytest.approx(sum(answer.score.total for answer in known) / 25)
     assert result.summary()["tokens_per_sec"] == 200.0
     assert result.summary()["unfinished"] == 5
 
 
 def test_cases_hold_the_question_without_the_answer() -> None:
-    case = read_cases(demo.TEST)[0]
+    case = read_cases(demo.TEST, ROLE)[0]
     assert [message["role"] for message in case.messages] == ["system", "user"]
-    assert case.messages[1]["content"] == f"Concept: {case.concept}"
+    assert case.messages[1]["content"] == f"Concept: {case.question}"
     assert case.reference.startswith("title:")
 
 
@@ -56,7 +60,7 @@ def test_faults_of_a_test_set_are_named_by_line(tmp_path: Path) -> None:
     path.write_text(f'{good}\n{{"text": "no conversation"}}\n{{"messages": 3}}\n{unasked}\n')
     faults = r"test\.jsonl:2: expected a conversation.*; .*test\.jsonl:3: messages.*; .*test\.jsonl:4: expected .*asks$"
     with pytest.raises(DatasetError, match=faults):
-        read_cases(path)
+        read_cases(path, ROLE)
 
 
 def test_eval_command_with_a_random_model(tmp_path: Path) -> None:

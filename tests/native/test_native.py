@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cpuft.toolchain import Toolchain, build, cache, ninja, sources
+from cpuft.machine import cache
+from cpuft.machine.locks import waiting_lock
+from cpuft.toolchain import Toolchain, build, ninja, sources
 from cpuft.toolchain.compiler import find_compilers
 from tests.engine.golden import CASES
 from tests.engine.random_model import write_model
@@ -18,7 +20,7 @@ def program(built: Toolchain) -> Path:
     tree = build.engine_tree(cache.cache_dir(), built.root)
     log = tree / "tests.log"
     options = {**build.engine_options(built.source, built.lib_dir), "CPUFT_BUILD_TESTS": "ON"}
-    with cache.locked(cache.cache_dir(), lambda: None) as lock:
+    with waiting_lock(cache.cache_dir() / sources.LOCK, lambda: None) as lock:
         ninja.configure(sources.project_dir(), tree, options, compilers=find_compilers(), log=log, lock=lock)
         target = ["cpuft_native_test"]
         ninja.compile_targets(tree, target, jobs=build.default_jobs(), title="native tests", log=log, lock=lock)

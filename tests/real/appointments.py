@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from cpuft.backends.generator import Message
+from cpuft.chat.message import Message
 
 WHAT = ("Lunch", "Planning", "Review", "Interview", "Rehearsal", "Training", "Breakfast", "Demo")
 WHO = ("Dana", "Igor", "Mei", "Tom", "Aisha", "Lars", "Rosa", "Yuki", "Omar", "Nina")

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cpuft.backends.generator import Message
-from cpuft.evaluate.ship import ShipJob, ShipReport, compare_ways
+from cpuft.chat.message import Message
+from cpuft.release.ship import ShipJob, ShipReport, choose_release
+from cpuft.roles import DEFAULT, Score, find_role
 from tests.conftest import RunCpuft
 from tests.real import appointments, models
 
@@ -85,15 +86,6 @@ def tuned(coder: Path, run_cpuft: RunCpuft, tmp_path_factory: pytest.TempPathFac
 
 
 @dataclass(frozen=True)
-class Right:
-    """A score: 1 for the form as it was taught, letter by letter."""
-
-    total: float
-    yaml_valid: bool = True
-    completeness: float = 1.0
-
-
-@dataclass(frozen=True)
 class Shipped:
     """What `cpuft ship` made of the tuning: its report, and the file that it picked.
 
@@ -111,9 +103,9 @@ def shipped(tuned: Tuned, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     wanted = {asked["content"]: form["content"] for asked, form in tuned.held_out}
     said: list[str] = []
 
-    def metric(answer: str, asked: str) -> Right:
+    def metric(answer: str, asked: str) -> Score:
         said.append(answer)
-        return Right(float(answer == wanted[asked]))
+        return Score(float(answer == wanted[asked]), {})
 
     job = ShipJob(
         tuned.model,
@@ -122,10 +114,10 @@ def shipped(tuned: Tuned, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
         tmp_path_factory.mktemp("shipped") / "shipped.gguf",
         types=("q4_k_m", "q8_0"),
         test=tuned.validation,
-        metric=metric,
+        role=replace(find_role(DEFAULT), metric=metric),
         max_tokens=MAX_TOKENS,
         limit=3,
         threads=models.threads(),
     )
-    report = compare_ways(job)
+    report = choose_release(job)
     return Shipped(report, job.output, [said[i : i + HELD_OUT] for i in range(0, len(said), HELD_OUT)])

@@ -12,7 +12,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
-from cpuft.models.gguf import Gguf, read_gguf
+from cpuft.gguf.reader import Gguf, read_gguf
 
 Tokenize = Callable[[str], list[int]]
 Vocabulary = Sequence[tuple[str, int]]  # tokens with their types

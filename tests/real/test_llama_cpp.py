@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpuft.adapters.adapter import read_adapter, write_adapter
 from cpuft.data.dataset import formatter_of
 from cpuft.data.records import Chat
 from cpuft.engine import Engine
-from cpuft.evaluate.fidelity import adapted_engine
-from cpuft.models.adapter import read_adapter, write_adapter
-from cpuft.models.gguf import read_gguf
-from cpuft.models.merge import merge
+from cpuft.gguf.reader import read_gguf
+from cpuft.release.fidelity import adapted_engine
+from cpuft.release.merge import merge
 from cpuft.toolchain import use_llama_cpp
 from tests.engine.comparison import batch
 from tests.engine.golden import Example

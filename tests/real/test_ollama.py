@@ -3,7 +3,7 @@
 import json
 
 from tests.conftest import RunCpuft
-from tests.ollama import OllamaServer
+from tests.ollama.server import OllamaServer
 from tests.real.conftest import MAX_TOKENS, Shipped, Tuned
 from tests.real.models import threads
 
@@ -15,7 +15,7 @@ def test_it_answers_as_in_llama_server(
 ) -> None:
     """`cpuft import-ollama` compares the prompts; here the answers to held-out questions are compared, too."""
     assert shipped.report.picked is not None
-    in_llama_server = shipped.answers[shipped.report.ways.index(shipped.report.picked)]
+    in_llama_server = shipped.answers[shipped.report.variants.index(shipped.report.picked)]
     done = run_cpuft("import-ollama", shipped.file, "--name", NAME, "--host", ollama_server.host, "--json")
     assert done.returncode == 0, done.stderr
     imported = json.loads(done.stdout)

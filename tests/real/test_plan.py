@@ -1,6 +1,6 @@
 """What `cpuft plan` foretells of a run on a real model is what the run takes."""
 
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 from tests.real.conftest import SETTINGS, Tuned
 
 # Of the peak: a margin of 2 % is in the plan, and what Python holds differs from one process to the next.

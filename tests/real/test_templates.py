@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from cpuft.backends.llama_server import LlamaServer
+from cpuft.chat.template import chat_template_of
 from cpuft.data.dataset import formatter_of
 from cpuft.data.records import Chat
-from cpuft.data.template import chat_template_of
 from cpuft.engine import Engine
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 from tests.real.models import threads
 
 SYSTEM = {"role": "system", "content": "  You are a business analyst.\nAnswer in YAML. "}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cpuft.chat.template import special_token
 from cpuft.data.dataset import formatter_of
-from cpuft.data.records import Completion
-from cpuft.data.template import special_token
+from cpuft.data.records import PromptCompletion
 from cpuft.engine import Engine
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 from tests.data.vocabulary import VocabularyOnly
 from tests.real import models
 from tests.real.hard_texts import COUNT, hard_texts
@@ -78,7 +78,7 @@ def test_examples_of_hard_texts(opened: Opened) -> None:
     for text in hard_texts():
         # Behind a control token that ends the answer nothing is learned, so a word follows it.
         answer = f"A{text}." + eos
-        (example,) = formatter.examples(Completion(f"Q{text}\n", answer), "f:1")
+        (example,) = formatter.examples(PromptCompletion(f"Q{text}\n", answer), "f:1")
         tokens = opened.engine.tokenize(f"Q{text}\n{answer}", add_special=True)
         assert example.tokens.tolist() == tokens, ascii(text)
         learned = opened.engine.detokenize(example.tokens[example.supervised == 1].tolist()).decode()

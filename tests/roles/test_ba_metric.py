@@ -8,9 +8,12 @@ import jsonschema
 import pytest
 import yaml
 
-from cpuft.roles import ba
+from cpuft.errors import ConfigError
+from cpuft.roles import find_role
+from cpuft.roles.ba.document import schema
 from cpuft.roles.ba.metric import NOTHING, WEIGHTS, score
 
+ROLE = find_role("ba")
 CONCEPT = "Smart parcel tracking app for couriers"
 
 COMPLETE = """\
@@ -38,9 +41,9 @@ constraints:
 
 def test_a_complete_document_scores_one() -> None:
     result = score(COMPLETE, CONCEPT)
-    assert result.yaml_valid
+    assert result.parts["yaml_valid"]
     assert result.total == pytest.approx(1.0)
-    jsonschema.validate(yaml.safe_load(COMPLETE), ba.schema())
+    jsonschema.validate(yaml.safe_load(COMPLETE), schema())
 
 
 def test_the_weights_sum_to_one() -> None:
@@ -68,8 +71,8 @@ def test_text_that_is_no_mapping_scores_nothing(text: str) -> None:
 def test_a_title_alone() -> None:
     # completeness: title 1, four fields 0 -> 1/5; relevance 5 of 5 words (smart parcel tracking app couriers).
     result = score(f"title: {CONCEPT}", CONCEPT)
-    assert not result.yaml_valid
-    assert (result.completeness, result.id_format, result.quantities, result.relevance) == (0.2, 0.0, 0.0, 1.0)
+    assert not result.parts["yaml_valid"]
+    assert [result.parts[name] for name in WEIGHTS] == [0.0, 0.2, 0.0, 0.0, 1.0]
     assert result.total == pytest.approx(0.25 * 0.2 + 0.15 * 1.0)
 
 
@@ -79,18 +82,18 @@ def test_short_texts_count_half() -> None:
     document["description"] = "Too short."
     result = score(yaml.safe_dump(document), CONCEPT)
     # completeness (0.5 + 0.5 + 1 + 1 + 1) / 5; of the concept, "couriers" and "tracking" are left.
-    assert result.yaml_valid
-    assert result.completeness == pytest.approx(0.8)
-    assert result.relevance == pytest.approx(2 / 5)
+    assert result.parts["yaml_valid"]
+    assert result.parts["completeness"] == pytest.approx(0.8)
+    assert result.parts["relevance"] == pytest.approx(2 / 5)
 
 
 def test_wrong_and_repeated_ids() -> None:
     text = COMPLETE.replace("FR002", "FR001").replace("NFR001", "N1").replace("C001", "C01")
     result = score(text, CONCEPT)
     # Four items; the repeated FR001 counts once, N1 and C01 do not fit.
-    assert result.yaml_valid
-    assert result.completeness == pytest.approx(1.0)
-    assert result.id_format == pytest.approx(1 / 4)
+    assert result.parts["yaml_valid"]
+    assert result.parts["completeness"] == pytest.approx(1.0)
+    assert result.parts["id_format"] == pytest.approx(1 / 4)
     assert result.total == pytest.approx(1.0 - 0.15 * 3 / 4)
 
 
@@ -99,21 +102,21 @@ def test_too_few_items() -> None:
     del document["functional_requirements"][1]
     document["constraints"] = []
     result = score(yaml.safe_dump(document), CONCEPT)
-    assert result.quantities == pytest.approx((1 / 2 + 1 + 0) / 3)
-    assert result.completeness == pytest.approx(4 / 5)
+    assert result.parts["quantities"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert result.parts["completeness"] == pytest.approx(4 / 5)
 
 
 def test_an_item_without_a_priority_is_incomplete() -> None:
     result = score(COMPLETE.replace("  priority: Low\n", ""), CONCEPT)
-    assert not result.yaml_valid
-    assert result.completeness == pytest.approx((1 + 1 + 1 / 2 + 1 + 1) / 5)
+    assert not result.parts["yaml_valid"]
+    assert result.parts["completeness"] == pytest.approx((1 + 1 + 1 / 2 + 1 + 1) / 5)
 
 
 def test_wrong_types_are_no_valid_document() -> None:
-    assert not score(COMPLETE.replace("id: C001", "id: 1"), CONCEPT).yaml_valid
-    assert not score("title: 3\ndescription: 4", CONCEPT).yaml_valid
+    assert not score(COMPLETE.replace("id: C001", "id: 1"), CONCEPT).parts["yaml_valid"]
+    assert not score("title: 3\ndescription: 4", CONCEPT).parts["yaml_valid"]
     result = score("title: 3\nfunctional_requirements: none\nconstraints: [3, x]", CONCEPT)
-    assert (result.completeness, result.id_format, result.relevance) == (0.0, 0.0, 0.0)
+    assert [result.parts[name] for name in ("completeness", "id_format", "relevance")] == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("fence", ["```yaml\n{}\n```\n", "```\n{}```", "```yml\n{}"])
@@ -122,11 +125,21 @@ def test_a_code_fence_around_the_document_is_ignored(fence: str) -> None:
 
 
 def test_a_concept_without_content_words_finds_no_relevance() -> None:
-    assert score(COMPLETE, "for the").relevance == 0.0
+    assert score(COMPLETE, "for the").parts["relevance"] == 0.0
 
 
 def test_the_schema_is_a_schema_and_the_prompt_names_its_fields() -> None:
-    jsonschema.Draft202012Validator.check_schema(ba.schema())
-    assert all(field in ba.system_prompt() for field in ba.schema()["properties"])
-    assert json.dumps(ba.schema())
-    assert ba.user_message(CONCEPT) == "Concept: Smart parcel tracking app for couriers"
+    jsonschema.Draft202012Validator.check_schema(schema())
+    assert all(field in ROLE.system_prompt for field in ROLE.fields)
+    assert json.dumps(schema())
+    assert ROLE.messages(CONCEPT)[1]["content"] == "Concept: Smart parcel tracking app for couriers"
+
+
+@pytest.mark.parametrize("said", ["Concept: a shop", "  Concept:  a shop\n", "a shop"])
+def test_what_is_asked_is_found_in_the_users_turn(said: str) -> None:
+    assert ROLE.asked(said) == "a shop"
+
+
+def test_an_unknown_role_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="chef: no such role, expected one of ba"):
+        find_role("chef")

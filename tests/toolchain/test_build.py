@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from cpuft import demo
+from cpuft.machine.cache import cache_dir, key_of
 from cpuft.toolchain import Toolchain, sources
-from cpuft.toolchain.cache import cache_dir, key_of
 from tests.conftest import RunCpuft
-
-from .tiny import LIBRARIES, TOOLS, TinyCheckout
+from tests.toolchain.tiny import LIBRARIES, TOOLS, TinyCheckout
 
 ALL_FILES = sorted([*(f"{name}.c" for name in LIBRARIES), *(f"{name}.cpp" for name in TOOLS), "engine.cpp"])
 

@@ -14,13 +14,14 @@ import cpuft
 from cpuft.cli.main import COMMANDS, cli, error_boundary
 from cpuft.engine import Engine
 from cpuft.errors import CpuftError, EngineError, ModelError
-from cpuft.toolchain import Toolchain, cpu
+from cpuft.machine import cpu
+from cpuft.toolchain import Toolchain
 from tests.conftest import RunCpuft
 from tests.engine.random_model import ModelSpec, write_model
 
 
 def _commands() -> list[list[str]]:
-    """Return the path of every command and subcommand."""
+    """The path of every command and subcommand."""
     paths: list[list[str]] = [[]]
     context = click.Context(cli)
     for name in COMMANDS:
@@ -52,11 +53,28 @@ def test_unknown_command(run_cpuft: RunCpuft) -> None:
     assert "No such command 'trian'" in done.stderr
 
 
-def test_help_imports_no_command_that_is_not_asked_for() -> None:
-    code = "import sys; from cpuft.cli.main import cli; cli(['build', '--help'], standalone_mode=False)\n"
-    code += "print([name for name in ('numpy', 'gguf', 'cpuft.cli.train', 'cpuft.engine') if name in sys.modules])"
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_imports_no_command(arguments: list[str]) -> None:
+    code = f"import sys; from cpuft.cli.main import cli; cli({arguments}, standalone_mode=False)\n"
+    heavy = ("numpy", "gguf", "tqdm", "cpuft.train", "cpuft.engine")
+    code += f"print([name for name in sys.modules if name.startswith({heavy})])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_planning_imports_no_tensorboard_and_no_plots() -> None:
+    code = "import sys, cpuft.cli.plan\n"
+    code += "print([name for name in ('tensorboardX', 'matplotlib', 'ollama', 'httpx') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_help_page_says_what_each_command_says_of_itself() -> None:
+    context = click.Context(cli)
+    for name, (_, says) in COMMANDS.items():
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert says.split()[:3] == command.get_short_help_str(limit=200).split()[:3], name
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from .tiny import TinyCheckout
+from tests.toolchain.tiny import TinyCheckout
 
 
 @pytest.fixture
 def locked(tiny: TinyCheckout) -> TinyCheckout:
-    """Return a checkout whose lock names a source distribution on this disk."""
+    """A checkout whose lock names a source distribution on this disk."""
     archive = tiny.pack()
     tiny.write_lock(archive)
     tiny.environment["PIP_FIND_LINKS"] = str(archive.parent)
@@ -131,7 +131,7 @@ def test_compiler_that_does_not_run(locked: TinyCheckout) -> None:
 
 def test_cache_that_is_a_file(locked: TinyCheckout) -> None:
     locked.cache.write_text("in the way")
-    assert "cannot be written" in _refused(locked)
+    assert "cannot write here" in _refused(locked)
 
 
 def test_full_disk_is_seen_before_anything_starts(locked: TinyCheckout) -> None:
@@ -158,11 +158,11 @@ ninja.configure(Path({str(project)!r}), tree, {{}}, compilers=find_compilers(), 
 ninja.compile_targets(tree, ["fill"], jobs=1, title="filler", log=log, lock=None)
 """
     done = _on_small_disk(locked, [sys.executable, "-c", code])
-    assert "is full: free some space or point CPUFT_CACHE at another disk" in done.stderr.splitlines()[-1]
+    assert ": free some space or point CPUFT_CACHE at another disk" in done.stderr.splitlines()[-1]
 
 
 def _refused(checkout: TinyCheckout) -> str:
-    """Run `cpuft build`, which must fail with one sentence and leave no source and no build behind; return it."""
+    """Runs `cpuft build`, which must fail with one sentence and leave no source and no build behind; returns it."""
     done = checkout.run("build")
     assert done.returncode == 2, done.stdout + done.stderr
     lines = done.stderr.splitlines()
@@ -176,7 +176,7 @@ def _refused(checkout: TinyCheckout) -> str:
 
 
 def _on_small_disk(checkout: TinyCheckout, command: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Run a command with the cache on a file system of two megabytes that only it sees."""
+    """Runs a command with the cache on a file system of two megabytes that only it sees."""
     checkout.cache.mkdir(exist_ok=True)
     if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets nobody mount a small disk in a namespace of his own")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cpuft.demo import BASE_MODEL
-from cpuft.toolchain import Toolchain, cpu, ladder, proof
-
-from .tiny import ENGINE, SERVER, TinyCheckout
+from cpuft.machine import cpu
+from cpuft.toolchain import Toolchain, ladder, proof
+from tests.toolchain.tiny import ENGINE, SERVER, TinyCheckout
 
 DIES_NATIVE = "#ifdef NATIVE\n#define END __builtin_trap()\n#else\n#define END return 0\n#endif\n"
 SAPPHIRE_RAPIDS = frozenset(
@@ -77,11 +77,12 @@ def test_wrong_numbers_count_as_a_fault(tiny: TinyCheckout) -> None:
     ("before", "after"),
     [
         ("int main() {", "int main() {\n    std::abort();"),  # while it starts
-        ("|| llama_cpp_computes() != 0", "|| raise(SIGABRT) != 0"),  # at the first request
+        ("if (llama_cpp_computes() != 0)", "if (raise(SIGABRT) != 0)"),  # at the first request
     ],
 )
 def test_server_that_dies(before: str, after: str, tiny: TinyCheckout) -> None:
     server = SERVER.replace("#include <cstdio>", "#include <csignal>\n#include <cstdio>\n#include <cstdlib>")
+    assert before in server
     (tiny.llama / "llama-server.cpp").write_text(server.replace(before, after))
     done = tiny.run("build", "--source", tiny.llama)
     assert done.returncode == 2
@@ -105,7 +106,7 @@ def test_kernel_tables_that_die_are_not_used(tiny: TinyCheckout) -> None:
     assert checks["training"]["status"] == "works"
     assert best not in checks["training"]["found"].split()
     assert checks["training"]["mend"] == f"the engine's {best} code died of SIGILL: it is not used"
-    asked = "from cpuft.library import default_isa; print(default_isa())"
+    asked = "from cpuft.engine.abi import default_isa; print(default_isa())"
     assert tiny.python(asked).stdout.split() == [second]
     assert tiny.python(asked, CPUFT_ISA=best).stdout.split() == ["None"]
 

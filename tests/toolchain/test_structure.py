@@ -6,20 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from scripts.rooms import PACKAGE, ROOMS, ROOT, imported_rooms, lines_of, reading_path, room_of
 
-PACKAGE = ROOT / "cpuft"
-# Each row may import from its own and from the rows above it. A new room must be given its place here.
-LAYERS = (
-    {"errors", "files", "terminal", "config", "config_file", "demo"},
-    {"toolchain", "library", "engine", "trial"},
-    {"models", "data"},
-    {"train", "backends"},
-    {"roles"},
-    {"synth", "evaluate"},
-    {"deploy", "feedback"},
-    {"cli"},
-)
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "other", "shared"}
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
 NATIVE_FILES = sorted(file for file in (PACKAGE / "native").rglob("*") if file.suffix in (".cpp", ".h"))
@@ -28,23 +16,22 @@ MAX_PYTHON_LINES = 400
 MAX_NATIVE_LINES = 500
 MAX_FUNCTION_LINES = 100
 MAX_COMMAND_LINES = 25
+MAX_PATH_LINES = 2600  # what a reader who knows the field skims in ten minutes
 
 
 def test_imports_run_one_way() -> None:
-    height = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
     faults = [
         f"{file.relative_to(ROOT)} imports cpuft.{target}, which lies above it"
         for file in PYTHON_FILES
-        if (room := _room(file)) is not None
-        for target in _imported_rooms(file)
-        if height[target] > height[room]
+        if (room := room_of(file)) is not None
+        for target in imported_rooms(file)
+        if ROOMS.index(target) > ROOMS.index(room)
     ]
     assert not faults, "\n".join(faults)
 
 
-def test_every_room_has_a_layer() -> None:
-    known = set().union(*LAYERS)
-    assert {room for file in PYTHON_FILES if (room := _room(file))} <= known
+def test_every_room_has_a_place() -> None:
+    assert {room for file in PYTHON_FILES if (room := room_of(file))} == set(ROOMS)
 
 
 def test_no_room_is_a_drawer_for_odds_and_ends() -> None:
@@ -68,37 +55,16 @@ def test_functions_are_short() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_the_way_of_a_training_example_can_be_read_in_ten_minutes() -> None:
+    files = reading_path()
+    assert len(files) > 8
+    assert sum(map(lines_of, files)) <= MAX_PATH_LINES
+
+
 def test_every_file_says_what_it_is() -> None:
     files = [*PYTHON_FILES, *sorted((ROOT / "tests").rglob("*.py"))]
     bare = [file for file in files if ast.get_docstring(ast.parse(file.read_text())) is None]
     assert bare == []
-
-
-def _room(file: Path) -> str | None:
-    """Return the room of a file of the package; None for the package's own __init__ and __main__."""
-    name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return None if name.startswith("__") else name
-
-
-def _imported_rooms(file: Path) -> Iterator[str]:
-    """Yield the rooms that a file imports from, wherever in the file the import stands."""
-    package = file.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(file.read_text())):
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            module = ".".join(part for part in (base, node.module) if part)
-            modules = [f"{module}.{alias.name}" for alias in node.names]
-        for module in modules:
-            parts = module.split(".")
-            if parts[0] == "cpuft" and len(parts) > 1 and _is_room(parts[1]):
-                yield parts[1]
-
-
-def _is_room(name: str) -> bool:
-    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
 
 
 def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -113,6 +79,6 @@ def _is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Return the lines of a function without its docstring, which is what a command's help page is made of."""
+    """The lines of a function without its docstring, which is what a command's help page is made of."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0

@@ -77,7 +77,7 @@ ENGINE_OF_PYTHON = '''"""The tiny engine."""
 
 import ctypes
 import os
-from cpuft.library import default_isa
+from cpuft.engine.abi import default_isa
 
 Batch = lambda *arrays: arrays
 
@@ -140,14 +140,14 @@ class TinyCheckout:
         script.chmod(0o755)
 
     def compiled_files(self) -> list[str]:
-        """Return the sources compiled so far, each as often as it was compiled."""
+        """The sources compiled so far, each as often as it was compiled."""
         lines = self.compiled.read_text().splitlines() if self.compiled.exists() else []
         ours = (line for line in lines if "CMakeFiles/CMakeScratch" not in line and "CMakeFiles/3" not in line)
         sources = (word for line in ours for word in line.split() if word.endswith((".c", ".cpp")))
         return sorted(Path(source).name for source in sources if Path(source).parent.name in ("llama.cpp", "native"))
 
     def command(self, *args: str | Path, **environment: str) -> "subprocess.Popen[str]":
-        """Start `cpuft ARGS` in this checkout."""
+        """Starts `cpuft ARGS` in this checkout."""
         return subprocess.Popen(
             [sys.executable, "-m", "cpuft", *map(str, args)],
             cwd=self.project,
@@ -159,24 +159,24 @@ class TinyCheckout:
         )
 
     def run(self, *args: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Run `cpuft ARGS` in this checkout to its end."""
+        """Runs `cpuft ARGS` in this checkout to its end."""
         process = self.command(*args, **environment)
         output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(args, process.returncode, output, errors)
 
     def locate(self) -> "subprocess.CompletedProcess[str]":
-        """Ask this checkout's own `toolchain.locate` for the engine; an error is its last line on stderr."""
+        """Asks this checkout's own `toolchain.locate` for the engine; an error is its last line on stderr."""
         return self.python("from cpuft import toolchain; print(toolchain.locate().engine_library)")
 
     def python(self, code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Run Python code on this checkout's own package."""
+        """Runs Python code on this checkout's own package."""
         return subprocess.run(
             [sys.executable, "-c", code], cwd=self.project, env={**self.environment, **environment},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def write_lock(self, archive: Path, *, sha256: str | None = None) -> None:
-        """Lock this checkout to the source distribution `archive`."""
+        """Locks this checkout to the source distribution `archive`."""
         lock = {
             "package": "tiny-llama",
             "version": "1.0",
@@ -187,11 +187,11 @@ class TinyCheckout:
         self.write_mends([])
 
     def write_mends(self, mends: list[dict[str, str]]) -> None:
-        """Say what this checkout changes in the llama.cpp that it fetches."""
+        """Says what this checkout changes in the llama.cpp that it fetches."""
         (self.project / "vendor" / "llama.cpp.mends.yaml").write_text(yaml.safe_dump(mends))
 
     def pack(self) -> Path:
-        """Return a source distribution that carries the tiny llama.cpp."""
+        """A source distribution that carries the tiny llama.cpp."""
         root = self.directory / "tiny_llama-1.0"
         shutil.copytree(self.llama, root / "vendor" / "llama.cpp")
         (root / "pyproject.toml").write_text(
@@ -210,7 +210,7 @@ class TinyCheckout:
 def _write_project(project: Path) -> None:
     shutil.copytree(ROOT / "cpuft", project / "cpuft", ignore=shutil.ignore_patterns("native", "*.gguf", "__pycache__"))
     (project / "cpuft" / "demo" / "base-q8_0.gguf").touch()
-    (project / "cpuft" / "engine.py").write_text(ENGINE_OF_PYTHON)
+    (project / "cpuft" / "engine" / "__init__.py").write_text(ENGINE_OF_PYTHON)
     shutil.copytree(ROOT / "vendor", project / "vendor")
     shutil.copy(ROOT / "CMakeLists.txt", project)
     native = project / "cpuft" / "native"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpuft.config import TrainJob
-from cpuft.config_file import load_config
+from cpuft.config.file import load_config
+from cpuft.config.keys import TrainJob
 
 # 11 examples, 4 a step: 3 steps an epoch, the last of them partial.
 SETTINGS = {

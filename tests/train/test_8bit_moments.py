@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cpuft import demo
-from cpuft.config import TrainJob
-from cpuft.config_file import load_config
+from cpuft.config.file import load_config
+from cpuft.config.keys import TrainJob
 from cpuft.train.loop import run_training
 from tests.conftest import ROOT
 from tests.train.runs import metrics

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import yaml
 
-from cpuft.config import TrainJob
-from cpuft.config_file import load_config
+from cpuft.adapters.adapter import read_adapter, write_adapter
+from cpuft.adapters.files import convert
+from cpuft.config.file import load_config
+from cpuft.config.keys import TrainJob
 from cpuft.errors import AdapterError, ConfigError
-from cpuft.models.adapter import read_adapter, write_adapter
-from cpuft.models.adapter_files import convert
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 from cpuft.train.initial import InitialAdapter, load_initial
 from cpuft.train.loop import Outcome, run_training
 from tests.engine.golden import CASES
 from tests.engine.random_model import write_model
-from tests.models.tiny import write_tiny_model
+from tests.gguf.tiny import write_tiny_model
 from tests.train.runs import SETTINGS, Inputs, lasting
 from tests.train.test_resume import disturb
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
-from cpuft.config_file import load_config
+from cpuft.adapters.adapter import read_adapter, write_adapter
+from cpuft.config.file import load_config
 from cpuft.data.batches import passes
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError, ConfigError
-from cpuft.models.adapter import read_adapter, write_adapter
 from cpuft.train.checkpoint import load_adapter
 from cpuft.train.inputs import load_inputs
 from cpuft.train.loop import Outcome, run_training

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from cpuft import demo
-from cpuft.config import Config
-from cpuft.config_file import load_config
+from cpuft.config.file import load_config
+from cpuft.config.keys import Config
 from cpuft.data.examples import Example
 from cpuft.engine import PASS_SIZE, Engine
 from cpuft.errors import ResourceError
-from cpuft.models.gguf import read_gguf
+from cpuft.gguf.reader import read_gguf
 from cpuft.train import memory
-from cpuft.train.inputs import attach_adapter, load_data
+from cpuft.train.inputs import attach_for_training, load_data
 from cpuft.train.loop import run_training
 from cpuft.train.memory import Fit, fit, moments, predict
 from cpuft.train.passes import RunPasses, pass_sizes
@@ -170,7 +170,7 @@ def test_the_adapter_takes_what_is_foretold(settings: dict[str, Any], inputs: In
         data = load_data(job, job.config, engine, read_gguf(inputs.model))
         sizes = pass_sizes(data.passes(job.config, engine), engine)
         foretold = predict(job.config, "keep", engine, sizes, process=1000)
-        attach_adapter(job.config, engine, read_gguf(inputs.model), None)
+        attach_for_training(job.config, engine, read_gguf(inputs.model), None)
         held = (engine.parameters.nbytes, engine.gradients.nbytes, engine.optimizer_state.nbytes)
     parts = foretold.parts
     assert (parts["adapter"], parts["gradients"], parts["optimizer"]) == held

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cpuft.adapters.adapter import read_adapter
 from cpuft.errors import ConfigError
-from cpuft.models.adapter import read_adapter
 from cpuft.train.loop import Outcome, run_training
 from cpuft.train.run import RunFolder
 from tests.conftest import ROOT

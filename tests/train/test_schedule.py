@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cpuft.config import TrainConfig
+from cpuft.config.keys import TrainConfig
 from cpuft.train.schedule import learning_rate
 
 CONFIG = TrainConfig(learning_rate=1.0, warmup_steps=2)

@@ -1,28 +1,14 @@
 """Business analyst: from a one-line concept to a requirements document in YAML."""
 
-from __future__ import annotations
+from cpuft.roles.ba.document import schema, system_prompt
+from cpuft.roles.ba.metric import score
+from cpuft.roles.role import Role
 
-import json
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-_FOLDER = Path(__file__).parent
-
-
-@cache
-def system_prompt() -> str:
-    """What the model is told before it sees the concept."""
-    return (_FOLDER / "prompt.md").read_text(encoding="utf-8").strip()
-
-
-@cache
-def schema() -> dict[str, Any]:
-    """JSON Schema of the requirements document."""
-    document: dict[str, Any] = json.loads((_FOLDER / "schema.json").read_text(encoding="utf-8"))
-    return document
-
-
-def user_message(concept: str) -> str:
-    """The user's turn for a concept such as "Modern telemedicine platform for rural areas"."""
-    return f"Concept: {concept}"
+ROLE = Role(
+    name="ba",
+    title="business analyst",
+    system_prompt=system_prompt(),
+    question="Concept: {input}",
+    schema=schema(),
+    metric=score,
+)

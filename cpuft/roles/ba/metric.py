@@ -13,17 +13,15 @@ quantities     Mean over the three lists of min(1, items / items that the schema
 relevance      Share of the concept's content words that occur in the document's texts, case aside.
 """
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import jsonschema
 import yaml
 
-from cpuft.roles import ba
+from cpuft.roles.ba.document import schema
+from cpuft.roles.role import Score
 
 WEIGHTS = {"yaml_valid": 0.30, "completeness": 0.25, "id_format": 0.15, "quantities": 0.15, "relevance": 0.15}
 
@@ -38,24 +36,12 @@ _FUNCTION_WORDS = frozenset(
 ) | {"of", "on", "or", "that", "the", "their", "to", "using", "via", "with"}
 
 
-@dataclass(frozen=True)
-class Score:
-    """The parts are in 0..1; `total` is their weighted sum."""
-
-    total: float
-    yaml_valid: bool
-    completeness: float
-    id_format: float
-    quantities: float
-    relevance: float
+NOTHING = Score(0.0, dict.fromkeys(WEIGHTS, 0.0))
 
 
-NOTHING = Score(total=0.0, yaml_valid=False, completeness=0.0, id_format=0.0, quantities=0.0, relevance=0.0)
-
-
-def score(text: str, concept: str) -> Score:
-    """Score an answer `text`, a YAML document perhaps in a code fence, to the business `concept`."""
-    document = parse(text)
+def score(answer: str, concept: str) -> Score:
+    """Scores an answer, a YAML document perhaps in a code fence, to the business `concept`."""
+    document = parse(answer)
     if document is None:
         return NOTHING
     parts = {
@@ -65,8 +51,7 @@ def score(text: str, concept: str) -> Score:
         "quantities": _quantities(document),
         "relevance": _relevance(document, concept),
     }
-    total = sum(WEIGHTS[name] * value for name, value in parts.items())
-    return Score(total=total, **{**parts, "yaml_valid": bool(parts["yaml_valid"])})  # type: ignore[arg-type]
+    return Score(sum(WEIGHTS[name] * value for name, value in parts.items()), parts)
 
 
 def parse(text: str) -> dict[Any, Any] | None:
@@ -84,12 +69,12 @@ def parse(text: str) -> dict[Any, Any] | None:
 
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(_only(ba.schema(), _STRUCTURE))
+    return jsonschema.Draft202012Validator(_only(schema(), _STRUCTURE))
 
 
-def _only(schema: Any, keywords: tuple[str, ...]) -> Any:
+def _only(part: Any, keywords: tuple[str, ...]) -> Any:
     """The schema with no other keywords than these."""
-    kept = {keyword: schema[keyword] for keyword in keywords if keyword in schema}
+    kept = {keyword: part[keyword] for keyword in keywords if keyword in part}
     if "properties" in kept:
         kept["properties"] = {name: _only(value, keywords) for name, value in kept["properties"].items()}
     if "items" in kept:
@@ -100,7 +85,7 @@ def _only(schema: Any, keywords: tuple[str, ...]) -> Any:
 @cache
 def _lists() -> dict[str, dict[str, Any]]:
     """The schema's list fields."""
-    return {name: field for name, field in ba.schema()["properties"].items() if field["type"] == "array"}
+    return {name: field for name, field in schema()["properties"].items() if field["type"] == "array"}
 
 
 def _items(document: dict[Any, Any], name: str) -> list[Any]:
@@ -110,7 +95,7 @@ def _items(document: dict[Any, Any], name: str) -> list[Any]:
 
 def _completeness(document: dict[Any, Any]) -> float:
     shares = []
-    for name, field in ba.schema()["properties"].items():
+    for name, field in schema()["properties"].items():
         value = document.get(name)
         if name in _lists():
             shares.append(_share_complete(_items(document, name), field["items"]))

@@ -1,0 +1,1 @@
+"""Conversations as text: templates, and which tokens are the answer."""

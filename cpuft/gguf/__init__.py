@@ -1,0 +1,1 @@
+"""GGUF files: reading, writing, describing, and the mixtures of types that they come in."""

@@ -1,0 +1,94 @@
+"""How much memory this machine still has for this process, by the system's account and the limits of control groups;
+and how much the process has held.
+"""
+
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+MEMINFO = Path("/proc/meminfo")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+# Names of the limit, of what is used and, in memory.stat, of the file pages among it that are given up for others.
+GROUP = "what the container or control group around this process still allows"
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+
+
+def total_memory() -> int:
+    """The bytes that are installed."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_memory() -> int:
+    """The bytes that this process could still take without swapping and without being ended for it.
+
+    Pages of files that are cached count as free. Where the system does not tell what is available, half of what is
+    installed does.
+    """
+    return available_within()[0]
+
+
+def available_within() -> tuple[int, str]:
+    """`available_memory`, and in words what sets it: this machine, or the limit of a container."""
+    return min([(_system(), "what this machine has free"), *((free, GROUP) for free in _cgroups())])
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has held so far, in MB (10^6 bytes).
+
+    Linux tells it since the program was started; getrusage would begin with what the parent process held.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # macOS counts bytes, Linux KiB
+
+
+def _system() -> int:
+    try:
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return total_memory() // 2
+
+
+def _cgroups() -> Iterator[int]:
+    """Yields what each control group that this process is in, and each around it, still allows."""
+    try:
+        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            roots, names = [CGROUPS, CGROUPS / "unified"], VERSION_2
+        elif "memory" in controllers.split(","):
+            roots, names = [CGROUPS / "memory"], VERSION_1
+        else:
+            continue
+        for root in roots:
+            # A container often sees its own group as the root, whatever path the kernel names.
+            for folder in (root / part for part in _parents(path)):
+                if (free := _free_in(folder, *names)) is not None:
+                    yield free
+
+
+def _parents(path: str) -> list[str]:
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return ["/".join(parts[:n]) for n in range(len(parts), -1, -1)]
+
+
+def _free_in(folder: Path, limit: str, usage: str, reclaimable: tuple[str, str]) -> int | None:
+    try:
+        most = int((folder / limit).read_text(encoding="ascii"))  # "max" where there is no limit
+        used = int((folder / usage).read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        return max(0, most - used + sum(int(stat.get(name, 0)) for name in reclaimable))
+    except (OSError, ValueError):
+        return None

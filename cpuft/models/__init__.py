@@ -1,1 +1,0 @@
-"""Model files: GGUF inspection, LoRA adapters, merging and quantizing."""

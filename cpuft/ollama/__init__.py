@@ -1,0 +1,1 @@
+"""Ollama: names, the store on the disk, its server, Modelfiles and Go templates."""
