@@ -10,10 +10,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cpuft.cli.main import cli
 
+OPTION = "--model-name"
+
+
+def _apart(word: str) -> list[str]:
+    """--model-name=X as two words."""
+    return [OPTION, word.removeprefix(f"{OPTION}=")] if word.startswith(f"{OPTION}=") else [word]
+
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
+    arguments = [part for word in sys.argv[1:] for part in _apart(word)]
     for i, name in enumerate(arguments):
-        named = i > 0 and arguments[i - 1] == "--model-name"
+        named = i > 0 and arguments[i - 1] == OPTION
         if named and not Path(name).exists() and not name.startswith(("ollama:", "hf:")):
             arguments[i] = f"ollama:{name}"
     cli(["prepare", *arguments], prog_name="cpuft")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cpuft.config.keys import MODULES
 from cpuft.errors import AdapterError, ModelError
 from cpuft.gguf.reader import Gguf
 
@@ -19,13 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 # llama.cpp's name in a block -> the module's path in a layer of transformers.
 Names = Mapping[str, str]
 _STANDARD: Names = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+    own: f"{'self_attn' if own.startswith('attn') else 'mlp'}.{module}" for module, own in MODULES.items()
 }
 _PHI3: Names = {
     "attn_qkv": "self_attn.qkv_proj",

@@ -36,6 +36,7 @@ FIXED_ARGUMENTS = (
     *("--cache-ram", "0"),  # no prompts kept beside the running ones: they may take 8 GiB
     "--skip-chat-parsing",  # the answer as the model wrote it
 )
+CONTEXT = 4096  # tokens of a question and its answer
 POLL_SECONDS = 0.02
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
 
@@ -48,6 +49,7 @@ class LlamaServer:
     n_ctx:          tokens of context for each of them, no more than the model was trained with.
     threads:        0 takes llama.cpp's choice.
     log:            where the server's log goes; by default a temporary file that vanishes with the server.
+    timeout:        seconds that an answer may take, its time in the queue included.
 
     Start it from a thread that lives as long as the server should: the server ends with that thread.
     """
@@ -58,12 +60,13 @@ class LlamaServer:
         *,
         adapter: Path | None = None,
         n_parallel: int = 1,
-        n_ctx: int = 4096,
+        n_ctx: int = CONTEXT,
         threads: int = 0,
         log: Path | None = None,
         start_timeout: float = 600.0,
+        timeout: float = 3600.0,
     ) -> None:
-        self.model = model
+        self.model, self._timeout = model, timeout
         base = read_gguf(model)
         if adapter is not None:
             check_base(read_adapter(adapter), base, adapter)
@@ -84,9 +87,8 @@ class LlamaServer:
             self._cleanup.callback(self._end)
             self.url = self._wait_until_ready(start_timeout)
             key = {"Authorization": f"Bearer {self.api_key}"}
-            # An answer takes as long as it takes. A proxy that the environment names must never see a request to our
-            # own loopback port.
-            client = httpx.Client(base_url=self.url, headers=key, timeout=None, trust_env=False)
+            # A proxy that the environment names must never see a request to our own loopback port.
+            client = httpx.Client(base_url=self.url, headers=key, timeout=timeout, trust_env=False)
             self._client = self._cleanup.enter_context(client)
         except BaseException:
             self.close()
@@ -169,6 +171,8 @@ class LlamaServer:
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         try:
             response = self._client.post(path, json=body)
+        except httpx.TimeoutException as error:
+            raise CpuftError(f"{self.model}: llama-server gave no answer within {self._timeout:g} seconds") from error
         except (httpx.HTTPError, RuntimeError) as error:  # httpx raises the latter after `close`
             status = self._process.poll()
             ended = "" if status is None else f" and ended with status {status}"

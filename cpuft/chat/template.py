@@ -20,6 +20,9 @@ from cpuft.chat.message import Message
 from cpuft.errors import ExampleError, ModelError
 from cpuft.gguf.reader import Gguf
 
+# What templates are told that ask for the day where a text is only planned with or measured: figures must be the same
+# tomorrow. Runs have their own.
+ANY_DAY = datetime.date(2026, 1, 31)
 PROBE = "cpuft-probe"  # stands for words that no template says itself
 _PROBE_TOOL = {
     "type": "function",

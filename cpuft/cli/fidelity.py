@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cpuft.cli.options.adapter import adapter_option
-from cpuft.cli.options.model import ModelReference, model_option
+from cpuft.cli.options.model import model_option
 from cpuft.cli.options.output import json_option
 from cpuft.cli.progress import Bars
 from cpuft.release.fidelity import FidelityReport, kl_share, measure_fidelity
@@ -18,7 +18,7 @@ FILE = click.Path(path_type=Path)
 @click.command()
 @model_option()
 @adapter_option("The LoRA adapter that was merged into it")
-@click.option("--merged", required=True, type=ModelReference(), help="The merged model, named in the same ways.")
+@model_option("The merged model", "--merged", "merged", help="The merged model, named in the same ways.")
 @click.option("--val", required=True, type=FILE, help="Validation data, JSON lines; its supervised tokens count.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="0: every CPU.", show_default=True)

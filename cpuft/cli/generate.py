@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cpuft.backends.generator import Sampling
-from cpuft.backends.llama_server import LlamaServer
+from cpuft.backends.llama_server import CONTEXT, LlamaServer
 from cpuft.chat.message import Message
 from cpuft.cli.options.adapter import adapter_option
 from cpuft.cli.options.model import model_option
@@ -23,7 +23,9 @@ DEFAULT = Sampling()
 @click.option("--temperature", type=click.FloatRange(0, 10), default=DEFAULT.temperature, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=DEFAULT.seed, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=DEFAULT.max_tokens, show_default=True)
-@click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of prompt and answer.")
+@click.option(
+    "--context", type=click.IntRange(1), default=CONTEXT, show_default=True, help="Tokens of prompt and answer."
+)
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: llama.cpp's choice.")
 def generate(
     model: Path,

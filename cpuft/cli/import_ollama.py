@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cpuft.cli.options.model import ModelReference
+from cpuft.cli.options.model import model_argument
 from cpuft.cli.progress import Bars
 from cpuft.ollama.importing import Imported, ImportJob, import_model
 from cpuft.ollama.modelfile import Parameters, read_system, write_modelfile
@@ -17,7 +17,7 @@ DEFAULT = Parameters()
 
 
 @click.command("import-ollama")
-@click.argument("model", type=ModelReference())
+@model_argument()
 @click.option("--name", required=True, help="What Ollama shall call the model, such as qwen25-ba-finetuned:v1.")
 @click.option("--system-file", type=FILE, help="A text file: the system prompt of conversations that have none.")
 @click.option("--modelfile-only", type=FILE, metavar="PATH", help="Write a Modelfile there and import nothing.")

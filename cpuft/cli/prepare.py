@@ -6,9 +6,8 @@ from pathlib import Path
 import click
 
 from cpuft.cli.options.configuration import FILE
-from cpuft.cli.options.model import ModelReference
+from cpuft.cli.options.model import model_option
 from cpuft.cli.progress import Bars
-from cpuft.sources.source import FORMS
 from cpuft.workflow.prepare import prepare as prepare_base
 
 EPILOG = """
@@ -23,7 +22,7 @@ The folder gets model.gguf, its description (model.json), a plan for training it
 
 
 @click.command("prepare", epilog=EPILOG)
-@click.option("--source", "--model-name", "source", required=True, type=ModelReference(), help=f"The model: {FORMS}.")
+@model_option("The model", "--source", "--model-name", "source")
 @click.option("--quantization", default="4bit", show_default=True, help="q4_k_m (4bit), q8_0 (8bit), …, or keep.")
 @click.option("--output", "--output-dir", "output", required=True, type=FILE, help="The folder of the base.")
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: every CPU.")

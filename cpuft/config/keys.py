@@ -82,6 +82,7 @@ FROM_0_TO_1 = ("from 0 to 1", {"minimum": 0, "maximum": 1})
 FROM_0_BELOW_1 = ("from 0 to below 1", {"minimum": 0, "exclusiveMaximum": 1})
 
 
+MAX_THREADS = 1024  # that the engine takes
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 SIZE = r"^([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([KMGT]i?|)B?$"
@@ -207,7 +208,7 @@ class TrainConfig:
     )
     precision: str = choice("auto", ["auto", "f32", "bf16", "int8"])
     cache_frozen: bool = option(False, {"type": "boolean"}, "true or false", resume_may_change=True)
-    threads: int = count(0, 0, 4096, resume_may_change=True)
+    threads: int = count(0, 0, MAX_THREADS, resume_may_change=True)
 
     @property
     def examples_per_step(self) -> int:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cpuft.config import keys
+from cpuft.config.keys import TrainConfig
 from cpuft.engine.abi import (
     BYTES,
     DOUBLE,
@@ -33,9 +35,10 @@ from cpuft.engine.abi import (
 )
 from cpuft.engine.batch import Batch
 from cpuft.errors import EngineError
+from cpuft.machine.cpu import available_cpus
 
 # The linear layers that an adapter can attach to, in the order of `enum cpuft_target`.
-TARGETS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv", "ffn_gate_up")
+TARGETS = tuple(keys.TARGETS.values())
 
 # How AdamW's moments are kept, in the order of `enum cpuft_moments`.
 MOMENTS = ("f32", "8bit")
@@ -86,7 +89,7 @@ class Engine:
 
     Args:
         model: path of a GGUF file.
-        threads: worker threads; 0 takes every CPU that this process may use.
+        threads: worker threads; 0 takes every CPU that this process may use, a container's quota counted.
         isa: a kernel table by name, as in cpuft.h; None for the best that this CPU has and that works.
         precision: "f32", "bf16" or "int8", as in cpuft.h; None for what it takes by itself.
 
@@ -97,7 +100,7 @@ class Engine:
     def __init__(self, model: Path, *, threads: int = 0, isa: str | None = None, precision: str | None = None) -> None:
         self._handle: int | None = None
         handle = POINTER()
-        isa = isa or default_isa()
+        isa, threads = isa or default_isa(), threads or available_cpus()
         call("cpuft_open", os.fsencode(model), threads, _encoded(isa), _encoded(precision), ctypes.byref(handle))
         self._handle = handle.value
         self.facts: dict[str, Any] = json.loads(library().cpuft_describe(self._handle))
@@ -277,9 +280,9 @@ class Engine:
         *,
         step: int,
         learning_rate: float,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
+        beta1: float = TrainConfig.adam_beta1,
+        beta2: float = TrainConfig.adam_beta2,
+        epsilon: float = TrainConfig.adam_epsilon,
         weight_decay: float = 0.0,
         max_grad_norm: float = 0.0,
     ) -> float:

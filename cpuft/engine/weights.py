@@ -6,6 +6,7 @@ from gguf import GGML_QUANT_SIZES
 
 from cpuft.engine.abi import ByteArray, FloatArray, address, call
 from cpuft.errors import EngineError
+from cpuft.machine.cpu import available_cpus
 
 # ggml_type -> values and bytes of a block; Q2_0 (42) is younger than the gguf package.
 BLOCK_SIZES = {int(type): size for type, size in GGML_QUANT_SIZES.items()} | {42: (64, 18)}
@@ -15,7 +16,9 @@ def dequantize(type: int, data: npt.NDArray[np.uint8], rows: int, cols: int, thr
     """The float32 values (rows, cols) of a matrix stored as ggml type `type`."""
     source = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
     values = np.empty((rows, cols), np.float32)
-    call("cpuft_dequantize", type, address(source), source.size, rows, cols, address(values), threads)
+    call(
+        "cpuft_dequantize", type, address(source), source.size, rows, cols, address(values), threads or available_cpus()
+    )
     return values
 
 
@@ -29,6 +32,7 @@ def quantize(type: int, values: FloatArray, importance: FloatArray | None = None
     nbytes = rows * (cols // block_values) * block_bytes
     data = np.empty(nbytes, np.uint8)
     call(
-        "cpuft_quantize", type, address(source), rows, cols, address(importance), address(data), nbytes, threads
+        "cpuft_quantize", type, address(source), rows, cols, address(importance), address(data), nbytes,
+        threads or available_cpus()
     )  # fmt: skip
     return data

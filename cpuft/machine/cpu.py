@@ -1,11 +1,14 @@
 """What the CPU of this machine can do, and which of the engine's kernels it can run."""
 
+import math
 import os
 import platform
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from cpuft.machine.cgroups import group_folders
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -63,10 +66,29 @@ def engine_isas() -> list[str]:
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many CPUs this process may run on at a time.
+
+    A control group's quota counts, rounded up: threads beyond it only make each other wait.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def _quotas() -> Iterator[float]:
+    """The CPUs that each control group around this process grants it, where it limits them."""
+    for version, folder in group_folders("cpu"):
+        try:
+            if version == 2:
+                most, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+            else:
+                most, period = (
+                    (folder / name).read_text(encoding="ascii") for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                )
+            quota = float(most) / float(period)
+        except (OSError, ValueError, ZeroDivisionError):  # no such file; "max"
+            continue
+        if quota > 0:  # version 1 says -1 for no limit
+            yield quota
 
 
 class CpuLoad:

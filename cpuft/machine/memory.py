@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cpuft.machine.cgroups import group_folders
+
 MEMINFO = Path("/proc/meminfo")
-OWN_CGROUPS = Path("/proc/self/cgroup")
-CGROUPS = Path("/sys/fs/cgroup")
 # Names of the limit, of what is used and, in memory.stat, of the file pages among it that are given up for others.
 GROUP = "what the container or control group around this process still allows"
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -59,29 +59,10 @@ def _system() -> int:
 
 
 def _cgroups() -> Iterator[int]:
-    """Yields what each control group that this process is in, and each around it, still allows."""
-    try:
-        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            roots, names = [CGROUPS, CGROUPS / "unified"], VERSION_2
-        elif "memory" in controllers.split(","):
-            roots, names = [CGROUPS / "memory"], VERSION_1
-        else:
-            continue
-        for root in roots:
-            # A container often sees its own group as the root, whatever path the kernel names.
-            for folder in (root / part for part in _parents(path)):
-                if (free := _free_in(folder, *names)) is not None:
-                    yield free
-
-
-def _parents(path: str) -> list[str]:
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    return ["/".join(parts[:n]) for n in range(len(parts), -1, -1)]
+    """What each control group that this process is in, and each around it, still allows."""
+    for version, folder in group_folders("memory"):
+        if (free := _free_in(folder, *(VERSION_2 if version == 2 else VERSION_1))) is not None:
+            yield free
 
 
 def _free_in(folder: Path, limit: str, usage: str, reclaimable: tuple[str, str]) -> int | None:

@@ -1,11 +1,11 @@
 """What a run will take, before it starts: memory by part, time after a short calibration on this machine, and disk."""
 
-import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cpuft.chat.template import ANY_DAY
 from cpuft.config.keys import Config, TrainJob
 from cpuft.engine import Engine
 from cpuft.gguf.reader import read_gguf
@@ -20,7 +20,6 @@ from cpuft.train.memory import Fit, fit
 from cpuft.train.run import precision_of
 
 BUSY = 0.1  # from this share of the CPUs on, what other programs use is told; less is within what times vary by
-EXAMPLE_DATE = datetime.date(2026, 1, 31).isoformat()  # any day: its text is as long as today's
 
 
 @dataclass(frozen=True)
@@ -119,4 +118,4 @@ def _busy_notes(others: float) -> list[str]:
 
 def dated(config: Config) -> Config:
     """With a day for chat templates that ask for one."""
-    return replace(config, training=replace(config.training, date=config.training.date or EXAMPLE_DATE))
+    return replace(config, training=replace(config.training, date=config.training.date or ANY_DAY.isoformat()))

@@ -1,6 +1,5 @@
 """Whether a merged file still is what was trained: its predictions and its weights beside base + adapter."""
 
-import datetime
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 
 from cpuft.adapters.adapter import Adapter, check_base, read_adapter
 from cpuft.adapters.attachment import attach_for_inference
+from cpuft.chat.template import ANY_DAY
 from cpuft.data.dataset import formatter_of, load_dataset
 from cpuft.data.examples import Example
 from cpuft.engine import Engine
@@ -115,8 +115,8 @@ def adapted_engine(model: Path, adapter: Adapter, threads: int) -> Iterator[Engi
 
 
 def validation_examples(base: Gguf, engine: Engine, path: Path, limit: int | None) -> list[Example]:
-    """The first `limit` examples of a data set, as the base's chat template writes them today."""
-    formatter = formatter_of(base, engine, datetime.date.today())
+    """The first `limit` examples of a data set, as the base's chat template writes them on any day."""
+    formatter = formatter_of(base, engine, ANY_DAY)
     most = int(engine.facts["n_ctx_train"])
     dataset = load_dataset(path, formatter, max_length=most, limit="the model's context length", truncate=False)
     return dataset.examples[:limit]

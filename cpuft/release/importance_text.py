@@ -6,12 +6,12 @@ what will be quantized. What was computed is kept and found again by everything 
 CACHE/imatrix/KEY.gguf    KEY: digest of model, adapter, text, context and build of llama.cpp
 """
 
-import datetime
 import hashlib
 import tempfile
 from pathlib import Path
 
 from cpuft import toolchain
+from cpuft.chat.template import ANY_DAY
 from cpuft.data.batches import epoch_order
 from cpuft.data.dataset import formatter_of, load_dataset
 from cpuft.data.examples import Formatter
@@ -62,7 +62,7 @@ def calibration_text(engine: Engine, formatter: Formatter, data: Path, max_token
 def _computed(data: Path, model: Path, adapter: Path | None, threads: int, progress: Progress) -> Path:
     """The file in the cache, computed where it is not there yet."""
     with Engine(model, threads=threads) as engine:
-        text = calibration_text(engine, formatter_of(read_gguf(model), engine, datetime.date.today()), data)
+        text = calibration_text(engine, formatter_of(read_gguf(model), engine, ANY_DAY), data)
         n_tokens = len(engine.tokenize(text, add_special=True))
         context = min(CONTEXT, int(engine.facts["n_ctx_train"]), n_tokens // 2)
     if context < MIN_CONTEXT:

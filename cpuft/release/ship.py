@@ -75,7 +75,7 @@ class ShipJob:
     max_kl: float = 0.05
     max_kl_share: float = MAX_KL_SHARE
     max_score_loss: float = 0.02
-    max_tokens: int = 1024
+    max_tokens: int = Sampling.max_tokens
     limit: int | None = None
     threads: int = 0
 

@@ -12,6 +12,7 @@ from cpuft.machine import cache, cpu
 from cpuft.machine.disk import disk_errors, require_space
 from cpuft.machine.files import atomic_write, read_json, write_json
 from cpuft.machine.locks import waiting_lock
+from cpuft.machine.memory import available_memory
 from cpuft.machine.progress import Progress, silent
 from cpuft.toolchain import ladder, mends, ninja, proof, sources
 from cpuft.toolchain.compiler import Compilers, find_compilers
@@ -195,9 +196,8 @@ def engine_options(llama_source: Path, lib_dir: Path) -> dict[str, str]:
 
 
 def default_jobs() -> int:
-    """How many compilers fit into the CPUs and the memory of this machine."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cpu.available_cpus(), memory // _BYTES_PER_JOB))
+    """How many compilers fit into the CPUs and the memory that this process may take."""
+    return max(1, min(cpu.available_cpus(), available_memory() // _BYTES_PER_JOB))
 
 
 def _locked_source(root: Path) -> Source:

@@ -15,6 +15,7 @@ from cpuft.data.examples import Example
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError
 from cpuft.gguf.reader import Gguf, read_gguf
+from cpuft.machine.progress import Progress, silent
 from cpuft.train.checkpoint import AdapterShape, put_adapter
 from cpuft.train.disk import require_room
 from cpuft.train.frozen import FrozenCache, open_frozen, require_frozen_layers
@@ -22,7 +23,7 @@ from cpuft.train.initial import InitialAdapter
 from cpuft.train.memory import Fit, fit, moments, require_fit
 from cpuft.train.passes import RunPasses
 
-SAMPLE = 32 << 20  # bytes at either end of a model that tell it from others; reading all of a large one takes minutes
+BLOCK = 1 << 22  # bytes of a model's file that are read at a time
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,13 @@ def load_data(job: TrainJob, config: Config, engine: Engine, model: Gguf) -> Dat
     return Data(training, validation, notes)
 
 
-def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialAdapter | None = None) -> Inputs:
+def load_inputs(
+    job: TrainJob,
+    config: Config,
+    engine: Engine,
+    initial: InitialAdapter | None = None,
+    progress: Progress = silent,
+) -> Inputs:
     """Reads the datasets, attaches an adapter to the engine, fresh or with the values of `initial`, and reserves
     the memory of the run.
 
@@ -96,7 +103,7 @@ def load_inputs(job: TrainJob, config: Config, engine: Engine, initial: InitialA
     shape = attach_for_training(config, engine, model, initial)
     take_memory(engine, fitted)
     training, validation, notes = data.training, data.validation, data.notes
-    fingerprints = {"model": _sample_digest(job.model), "training data": _digest(training)}
+    fingerprints = {"model": _file_digest(job.model, progress), "training data": _digest(training)}
     if validation is not None:
         fingerprints["validation data"] = _digest(validation)
     if initial is not None:
@@ -170,12 +177,11 @@ def _digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _sample_digest(path: Path) -> str:
-    """Of a model file's size, beginning and end."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(size.to_bytes(8, "little"))
+def _file_digest(path: Path, progress: Progress) -> str:
+    """Of a model's whole file: one that was merged or edited may differ in a single row."""
+    digest, total = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as stream:
-        digest.update(stream.read(SAMPLE))
-        stream.seek(max(SAMPLE, size - SAMPLE))
-        digest.update(stream.read(SAMPLE))
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            progress(f"checksum of {path.name}", stream.tell(), total)
     return digest.hexdigest()

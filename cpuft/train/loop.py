@@ -56,7 +56,7 @@ def run_training(job: TrainJob, *, say: Say = print, progress: Progress = silent
     initial = load_initial(job)
     config = run.settled(job.config if initial is None else initial.config, resume=job.resume)
     with Engine(job.model, threads=config.training.threads, precision=precision_of(config)) as engine:
-        inputs = load_inputs(job, config, engine, initial)
+        inputs = load_inputs(job, config, engine, initial, progress)
         with run.opened(resume=job.resume, overwrite=job.overwrite), StopRequest() as stop:
             state = State()
             if job.resume and (found := checkpoint.newest(run.checkpoints)) is not None:

@@ -9,7 +9,6 @@ FOLDER/README.txt    the two above for people
 Each file appears whole or not at all, in this order, so that a run that was stopped goes on where it was.
 """
 
-import datetime
 import hashlib
 import json
 import math
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from cpuft.chat.template import ANY_DAY
 from cpuft.config.keys import Config, TrainJob
 from cpuft.data.dataset import Dataset, formatter_of
 from cpuft.data.examples import Example
@@ -35,7 +35,7 @@ from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import atomic_write, write_text
 from cpuft.machine.locks import LOCK, sole_use
 from cpuft.machine.progress import Progress, silent, titled
-from cpuft.plan.plan import EXAMPLE_DATE, Plan, dated, plan_data
+from cpuft.plan.plan import Plan, dated, plan_data
 from cpuft.plan.text import plan_text
 from cpuft.release.merge import KEEP, merge
 from cpuft.sources.source import PREPARED as MODEL
@@ -162,7 +162,7 @@ def _description(source: Path, model: Path, threads: int, progress: Progress) ->
 
 def _template(model: Gguf, engine: Engine) -> dict[str, Any]:
     """What the chat template makes of CONVERSATION, and what of it is trained on."""
-    formatter = formatter_of(model, engine, datetime.date.fromisoformat(EXAMPLE_DATE))
+    formatter = formatter_of(model, engine, ANY_DAY)
     if model.get("tokenizer.chat_template") is None:
         return {"works": False, "why": "the model has none: give examples as prompt and completion, or text"}
     try:

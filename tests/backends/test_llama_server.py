@@ -93,6 +93,15 @@ def test_a_conversation_that_the_template_refuses(tmp_path: Path) -> None:
             server.generate([{"role": "user", "content": "no"}], SHORT)
 
 
+def test_a_server_that_hangs_is_not_waited_for(model: Path) -> None:
+    with LlamaServer(model, threads=1, timeout=0.5) as server:
+        assert server.generate(QUESTION, SHORT).tokens == 24
+        os.kill(server._process.pid, signal.SIGSTOP)
+        with pytest.raises(CpuftError, match=r"gave no answer within 0\.5 seconds"):
+            server.generate(QUESTION, SHORT)
+        os.kill(server._process.pid, signal.SIGCONT)
+
+
 def test_bad_files_are_one_sentence(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         LlamaServer(tmp_path / "nothing.gguf")

@@ -2,27 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from cpuft.machine import memory
-
-MEMINFO = "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n"
-
-
-@pytest.fixture
-def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A system with 4 096 000 bytes available and no control group."""
-    for name, content in (("MEMINFO", MEMINFO), ("OWN_CGROUPS", "")):
-        (tmp_path / name).write_text(content)
-        monkeypatch.setattr(memory, name, tmp_path / name)
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
-    return tmp_path
-
-
-def write_group(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name.replace("__", ".")).write_text(content)
+from tests.machine.conftest import write_group
 
 
 def test_the_system_alone(system: Path) -> None:
@@ -32,7 +13,7 @@ def test_the_system_alone(system: Path) -> None:
 
 
 def test_version_2_counts_cached_files_as_free(system: Path) -> None:
-    (system / "OWN_CGROUPS").write_text("0::/app/inner\n")
+    (system / "OWN").write_text("0::/app/inner\n")
     stat = "anon 5\ninactive_file 2000\nactive_file 1000\n"
     write_group(system / "cgroup/app/inner", memory__max="max\n", memory__current="1\n", memory__stat=stat)
     assert memory.available_memory() == 4_096_000
@@ -45,7 +26,7 @@ def test_version_2_counts_cached_files_as_free(system: Path) -> None:
 
 
 def test_version_1_and_a_container_that_sees_its_group_as_the_root(system: Path) -> None:
-    (system / "OWN_CGROUPS").write_text("4:memory:/docker/123\n2:cpu:/\n0::/\n")
+    (system / "OWN").write_text("4:memory:/docker/123\n2:cpu:/\n0::/\n")
     files = {"memory__limit_in_bytes": "900000", "memory__usage_in_bytes": "950000", "memory__stat": "cache 0\n"}
     write_group(system / "cgroup/memory", **files)
     assert memory.available_memory() == 0

@@ -62,6 +62,7 @@ def test_the_weights_sum_to_one() -> None:
         "? " * 5000,
         "title: x\n" * 20_000,
         "&a [*a]",
+        f"about: &a {CONCEPT}\ntitle: *a",  # aliases can stand for gigabytes
     ],
 )
 def test_text_that_is_no_mapping_scores_nothing(text: str) -> None:

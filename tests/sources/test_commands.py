@@ -94,3 +94,10 @@ def test_mistakes(arguments: list[str], sentence: str, folder: Path, tmp_path: P
     assert result.output.count("\n") == 1
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_not_fetched_for_a_command_line_with_another_fault() -> None:
+    result = run("quantize", "--model", "hf:none/none/none.gguf", "--type", "q8_0", "--output", "o", "--threads", "x")
+    assert result.exit_code == 2
+    assert "'--threads'" in result.output
+    assert "hf:" not in result.output

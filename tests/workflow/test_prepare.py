@@ -154,7 +154,7 @@ def test_the_script_of_the_specification(source: Path, tmp_path: Path) -> None:
     done = subprocess.run([*script, *names], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"] == str(tmp_path / "base" / "model.gguf")
-    names[1] = "qwen2.5:3b-instruct"
-    done = subprocess.run([*script, *names], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert "ollama:qwen2.5:3b-instruct" in done.stderr
+    for named in (["--model-name", "qwen2.5:3b-instruct"], ["--model-name=qwen2.5:3b-instruct"]):
+        done = subprocess.run([*script, *named, *names[2:]], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 2
+        assert "'qwen2.5:3b-instruct'" in done.stderr or "ollama:qwen2.5:3b-instruct" in done.stderr
