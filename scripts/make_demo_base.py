@@ -26,12 +26,12 @@ def make_examples(folder: Path) -> None:
     """Writes train.jsonl, val.jsonl and test.jsonl; the bundled base model's vocabulary lends pieces of words."""
     from cpuft import demo
     from cpuft.gguf.reader import read_gguf
-    from cpuft.roles.ba.document import system_prompt
+    from cpuft.roles import find_role
     from scripts.demo_base import examples
     from scripts.demo_base.lexicon import fragments_of
 
     fragments = fragments_of(read_gguf(demo.BASE_MODEL).get("tokenizer.ggml.tokens"))
-    for name, rows in examples.make_examples(system_prompt(), fragments, SEED).items():
+    for name, rows in examples.make_examples(find_role("ba").short_prompt, fragments, SEED).items():
         examples.write_jsonl(folder / f"{name}.jsonl", rows)
         print(f"{name}.jsonl: {len(rows)} examples")
 

@@ -10,14 +10,14 @@ from cpuft.chat.message import Completion, Message
 from cpuft.data.records import Chat, read_records
 from cpuft.errors import DatasetError
 from cpuft.machine.progress import Progress, silent
-from cpuft.roles import Metric, Role, Score
+from cpuft.roles import Inputs, Metric, Role, Score
 
 
 @dataclass(frozen=True)
 class Case:
     """A question of a test set."""
 
-    question: str  # what the user asks, without the role's words around it
+    inputs: Inputs  # what is asked, without the role's words around it
     messages: tuple[Message, ...]  # without the reference answer
     reference: str
 
@@ -47,8 +47,8 @@ class Benchmark:
         """Mean of each part of the scores."""
         sums: dict[str, float] = {}
         for answer in self.answers:
-            for name, value in answer.score.parts.items():
-                sums[name] = sums.get(name, 0.0) + value
+            for name, part in answer.score.parts.items():
+                sums[name] = sums.get(name, 0.0) + part.value
         return {name: total / len(self.answers) for name, total in sums.items()}
 
     @property
@@ -77,9 +77,10 @@ class Benchmark:
         """Every answer with its score, ready for JSON."""
         return [
             {
-                "question": answer.case.question,
+                "inputs": dict(answer.case.inputs),
                 "score": answer.score.total,
-                "parts": dict(answer.score.parts),
+                "parts": {name: part.value for name, part in answer.score.parts.items()},
+                "faults": answer.score.faults,
                 "tokens": answer.completion.tokens,
                 "finished": answer.completion.finished,
                 "answer": answer.completion.text,
@@ -114,7 +115,7 @@ def run_benchmark(
     answers = []
     for case in cases:
         completion = generator.generate(case.messages, sampling)
-        answers.append(Answer(case, completion, metric(completion.text, case.question)))
+        answers.append(Answer(case, completion, metric(completion.text, case.inputs)))
         progress("answers", len(answers), len(cases), "answer", score=f"{_mean_score(answers):.3f}")
     return Benchmark(tuple(answers))
 
@@ -127,4 +128,4 @@ def _case(chat: Chat, role: Role) -> Case:
     *question, answer = chat.messages
     messages = tuple({"role": m["role"], "content": m["content"]} for m in question)
     user = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-    return Case(role.asked(user), messages, str(answer["content"]))
+    return Case(role.inputs_of(user), messages, str(answer["content"]))

@@ -1,20 +1,29 @@
 """What a role of the team has to produce: one folder a role, with its prompt, its schema and its metric."""
 
-import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
 
 from cpuft.errors import ConfigError
-from cpuft.roles.role import Metric, Role, Score
+from cpuft.roles.folder import FILE, read_role
+from cpuft.roles.role import Example, Inputs, Metric, Part, Role, Score
 
-__all__ = ["DEFAULT", "NAMES", "Metric", "Role", "Score", "find_role"]
+__all__ = ["DEFAULT", "NAMES", "Example", "Inputs", "Metric", "Part", "Role", "Score", "find_role"]
 
 DEFAULT = "ba"
-NAMES = (DEFAULT,)  # of the folders, each of which has its ROLE
+_FOLDER = Path(__file__).parent
+# In the order in which they work in a chain.
+NAMES = tuple(name for name in ("ba", "po", "architect", "dev", "qa") if (_FOLDER / name / FILE).is_file())
+ENTRY_POINTS = "cpuft.roles"  # the group in which a package names the folders of its roles: NAME = "package:folder"
 
 
+@cache
 def find_role(name: str) -> Role:
-    """The role of a name. Raises ConfigError, which names the roles that there are."""
-    if name not in NAMES:
-        raise ConfigError(f"{name}: no such role, expected one of {', '.join(NAMES)}")
-    role = importlib.import_module(f"cpuft.roles.{name}").ROLE
-    assert isinstance(role, Role)
-    return role
+    """The role of a name, or in a folder of one's own. Raises ConfigError, which names the roles that there are."""
+    if name in NAMES:
+        return read_role(_FOLDER / name)
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        return read_role(Path(entry.load()))
+    if "/" in name or (Path(name) / FILE).is_file():
+        return read_role(Path(name))
+    raise ConfigError(f"{name}: no such role, expected one of {', '.join(NAMES)}, or the folder of one's own")

@@ -146,7 +146,7 @@ def _quote(benchmark: Benchmark, index: int, most_lines: int = 24) -> str:
     ]
     more = [f"… and {len(lines) - most_lines} more lines"] if len(lines) > most_lines else []
     body = "\n".join(f"   | {line}" for line in lines[:most_lines] + more)
-    return f"   Concept: {answer.case.question}\n{body}\n   score {answer.score.total:.2f}\n"
+    return f"   {answer.case.messages[-1]['content']}\n{body}\n   score {answer.score.total:.2f}\n"
 
 
 def _json(value: object) -> str:

@@ -62,19 +62,18 @@ def _is_clear(concept: Concept) -> bool:
 
 
 def requirements_yaml(concept: Concept, rng: random.Random) -> str:
-    """The gold document: 2 or 3 functional and 1 or 2 non-functional requirements, 1 constraint."""
-    lines = [f"title: {concept.text}", "", f"description: {purpose(concept, rng)}", "", "functional_requirements:"]
-    for number, pattern in enumerate(choose(ABILITIES, rng.randint(2, 3), rng), start=1):
-        ability = concept.fill(pattern, rng)
-        lines += [f"- id: FR{number:03d}", f"  description: {ability[0].upper()}{ability[1:]}"]
-        lines += [f"  priority: {rng.choices(PRIORITIES, weights=(3, 2, 1))[0]}"]
+    """The gold document: 2 or 3 functional requirements, 2 non-functional ones and 2 constraints."""
+    lines = [f"title: {concept.text}", "", f"description: {purpose(concept, rng)}"]
     for key, prefix, patterns, count in (
-        ("non_functional_requirements", "NFR", QUALITIES, rng.randint(1, 2)),
-        ("constraints", "C", LIMITS, 1),
+        ("functional_requirements", "FR", ABILITIES, rng.randint(2, 3)),
+        ("non_functional_requirements", "NFR", QUALITIES, 2),
+        ("constraints", "C", LIMITS, 2),
     ):
         lines += ["", f"{key}:"]
         for number, pattern in enumerate(choose(patterns, count, rng), start=1):
-            lines += [f"- id: {prefix}{number:03d}", f"  description: {concept.fill(pattern, rng)}"]
+            text = concept.fill(pattern, rng)
+            lines += [f"- id: {prefix}{number:03d}", f"  description: {text[0].upper()}{text[1:]}"]
+            lines += [f"  priority: {rng.choices(PRIORITIES, weights=(3, 2, 1))[0]}"]
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cpuft import demo, toolchain
 from cpuft.engine import Engine
-from cpuft.roles.ba.metric import score
+from cpuft.roles import find_role
 
 toolchain.use_llama_cpp()  # before the import: it decides which libraries are loaded
 
@@ -76,5 +76,5 @@ def test_it_answers_in_ordinary_text(llama: Llama) -> None:
         reply: Any = llama.create_chat_completion(messages, temperature=0.0, max_tokens=160)
         answer: str = reply["choices"][0]["message"]["content"]
         assert len(answer.split()) >= 5
-        scores.append(score(answer, messages[1]["content"]).total)
+        scores.append(find_role("ba").metric(answer, {}).total)
     assert sum(scores) / len(scores) < 0.3

@@ -13,12 +13,12 @@ import yaml
 
 from cpuft import demo
 from cpuft.gguf.reader import read_gguf
-from cpuft.roles.ba.document import schema, system_prompt
-from cpuft.roles.ba.metric import score
+from cpuft.roles import find_role
 from scripts.demo_base import examples, lexicon
 from scripts.demo_base.corpus import BA_KEYS, conversation
 from scripts.make_demo_base import SEED
 
+ROLE = find_role("ba")
 SETS = {"train": demo.TRAIN, "val": demo.VALIDATION, "test": demo.TEST}
 CORPUS_SAMPLE = 4000
 CHECKED = 250  # at the least, of the answers of a set: they come from one grammar, and PyYAML takes 5 ms for each
@@ -38,17 +38,17 @@ def words(text: str) -> set[str]:
 def test_each_set_has_its_size_and_gold_answers(name: str, count: int) -> None:
     conversations = messages_of(SETS[name])
     assert len(conversations) == count
-    assert {conversation_["system"] for conversation_ in conversations} == {system_prompt()}
-    validator = jsonschema.Draft202012Validator(schema())
+    assert {conversation_["system"] for conversation_ in conversations} == {ROLE.short_prompt}
+    validator = jsonschema.Draft202012Validator(ROLE.schema)
     for conversation_ in conversations[:: max(1, count // CHECKED)]:
         validator.validate(yaml.safe_load(conversation_["assistant"]))
-        assert score(conversation_["assistant"], conversation_["user"]).total >= 0.95
+        assert ROLE.metric(conversation_["assistant"], ROLE.inputs_of(conversation_["user"])).total == 1
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_files_are_what_the_script_makes(name: str, tmp_path: Path) -> None:
     fragments = lexicon.fragments_of(read_gguf(demo.BASE_MODEL).get("tokenizer.ggml.tokens"))
-    made = examples.make_examples(system_prompt(), fragments, SEED)
+    made = examples.make_examples(ROLE.short_prompt, fragments, SEED)
     examples.write_jsonl(tmp_path / name, made[name])
     assert (tmp_path / name).read_bytes() == SETS[name].read_bytes()
 
@@ -72,7 +72,7 @@ def test_held_out_words_are_nowhere_but_in_the_test_set() -> None:
 
 def test_the_corpus_never_answers_with_the_documents_keys() -> None:
     keys = re.compile(rf"^[-\s]*({'|'.join(sorted(BA_KEYS))})\s*[:=]", re.MULTILINE)
-    assert set(schema()["properties"]) < BA_KEYS
+    assert set(ROLE.fields) < BA_KEYS
     for index in range(CORPUS_SAMPLE):
         for message in conversation(SEED, index):
             assert not keys.search(message["content"]), (index, message)
@@ -80,4 +80,4 @@ def test_the_corpus_never_answers_with_the_documents_keys() -> None:
 
 def test_corpus_answers_score_near_zero_as_requirements() -> None:
     answers = [conversation(SEED, index)[2]["content"] for index in range(500)]
-    assert sum(score(answer, "Smart parcel tracking app for couriers").total for answer in answers) / 500 < 0.05
+    assert sum(ROLE.metric(answer, {"concept": "Smart parcel tracking app"}).total for answer in answers) / 500 < 0.05

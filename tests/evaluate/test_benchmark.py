@@ -39,7 +39,7 @@ def test_references_are_scored_and_averaged() -> None:
     result = run_benchmark(ReferenceAnswers(cases), cases, ROLE.metric, progress=heard)
     assert heard.steps == [("answers", n, 25) for n in range(1, len(cases) + 1)]
     known = [answer for i, answer in enumerate(result.answers) if i % 5]
-    assert all(answer.score.parts["yaml_valid"] == 1 and answer.score.total > 0.9 for answer in known)
+    assert all(answer.score.parts["yaml_valid"].value == 1 and answer.score.total > 0.9 for answer in known)
     assert result.average_parts["yaml_valid"] == pytest.approx(0.8)
     assert result.average_score == pytest.approx(sum(answer.score.total for answer in known) / 25)
     assert result.summary()["tokens_per_sec"] == 200.0
@@ -49,7 +49,7 @@ def test_references_are_scored_and_averaged() -> None:
 def test_cases_hold_the_question_without_the_answer() -> None:
     case = read_cases(demo.TEST, ROLE)[0]
     assert [message["role"] for message in case.messages] == ["system", "user"]
-    assert case.messages[1]["content"] == f"Concept: {case.question}"
+    assert case.messages[1]["content"] == f"Concept: {case.inputs['concept']}"
     assert case.reference.startswith("title:")
 
 

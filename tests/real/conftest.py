@@ -10,7 +10,7 @@ import pytest
 
 from cpuft.chat.message import Message
 from cpuft.release.ship import ShipJob, ShipReport, choose_release
-from cpuft.roles import DEFAULT, Score, find_role
+from cpuft.roles import DEFAULT, Inputs, Score, find_role
 from tests.conftest import RunCpuft
 from tests.real import appointments, models
 
@@ -103,9 +103,9 @@ def shipped(tuned: Tuned, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     wanted = {asked["content"]: form["content"] for asked, form in tuned.held_out}
     said: list[str] = []
 
-    def metric(answer: str, asked: str) -> Score:
+    def metric(answer: str, inputs: Inputs) -> Score:
         said.append(answer)
-        return Score(float(answer == wanted[asked]), {})
+        return Score(float(answer == wanted[inputs["concept"]]))
 
     job = ShipJob(
         tuned.model,

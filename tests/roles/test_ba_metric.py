@@ -1,20 +1,14 @@
-"""The BA metric gives the scores that its definition gives by hand, and none to text that is no document."""
-
-from __future__ import annotations
-
-import json
+"""The BA metric gives the points that its definition gives by hand, and a sentence for each that it does not."""
 
 import jsonschema
 import pytest
 import yaml
 
-from cpuft.errors import ConfigError
-from cpuft.roles import find_role
-from cpuft.roles.ba.document import schema
-from cpuft.roles.ba.metric import NOTHING, WEIGHTS, score
+from cpuft.roles import Score, find_role
+from cpuft.roles.answer import write_answer
 
 ROLE = find_role("ba")
-CONCEPT = "Smart parcel tracking app for couriers"
+INPUTS = {"concept": "Smart parcel tracking app for couriers"}
 
 COMPLETE = """\
 title: Smart parcel tracking app for couriers
@@ -32,115 +26,114 @@ functional_requirements:
 non_functional_requirements:
 - id: NFR001
   description: Pages load in 2 seconds
+  priority: High
+- id: NFR002
+  description: All data is encrypted at rest
+  priority: Medium
 
 constraints:
 - id: C001
   description: Ready in 3 months
+  priority: High
+- id: C002
+  description: The budget is 20000 euros
+  priority: Low
 """
+PROSE = "A smart app that helps couriers follow parcels. It can export reports."
 
 
-def test_a_complete_document_scores_one() -> None:
-    result = score(COMPLETE, CONCEPT)
-    assert result.parts["yaml_valid"]
+def score(text: str) -> Score:
+    return ROLE.metric(text, INPUTS)
+
+
+def points(text: str) -> float:
+    """Of seven."""
+    return 7 * score(text).total
+
+
+def test_a_complete_document_has_all_points() -> None:
+    result = score(COMPLETE)
     assert result.total == pytest.approx(1.0)
-    jsonschema.validate(yaml.safe_load(COMPLETE), schema())
-
-
-def test_the_weights_sum_to_one() -> None:
-    assert sum(WEIGHTS.values()) == pytest.approx(1.0)
+    assert result.faults == []
+    assert sum(part.weight for part in result.parts.values()) == pytest.approx(7.0)
+    jsonschema.validate(yaml.safe_load(COMPLETE), ROLE.schema)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "A smart app that helps couriers follow parcels. It can export reports.",
+        PROSE,
         "- a list\n- of things",
-        "title: [unclosed",
         "when: 2024-99-99",
         "[" * 5000,
         "? " * 5000,
         "title: x\n" * 20_000,
         "&a [*a]",
-        f"about: &a {CONCEPT}\ntitle: *a",  # aliases can stand for gigabytes
+        "\x00\ud800",
+        "<script>alert(1)</script>",
     ],
 )
-def test_text_that_is_no_mapping_scores_nothing(text: str) -> None:
-    assert score(text, CONCEPT) == NOTHING
+def test_text_that_is_no_document_has_none(text: str) -> None:
+    assert points(text) <= 0.5  # of a mapping of something else: it is YAML
+    assert "these fields are missing or empty: title, description, functional_requirements" in score(text).faults[0]
 
 
-def test_a_title_alone() -> None:
-    # completeness: title 1, four fields 0 -> 1/5; relevance 5 of 5 words (smart parcel tracking app couriers).
-    result = score(f"title: {CONCEPT}", CONCEPT)
-    assert not result.parts["yaml_valid"]
-    assert [result.parts[name] for name in WEIGHTS] == [0.0, 0.2, 0.0, 0.0, 1.0]
-    assert result.total == pytest.approx(0.25 * 0.2 + 0.15 * 1.0)
+@pytest.mark.parametrize(
+    ("change", "lost", "fault"),
+    [
+        (
+            ("title: Smart parcel tracking app for couriers", "title: Parcels"),
+            0.5,
+            "title has 7 characters, expected 10 to",
+        ),
+        (("title: Smart", "title: " + "very " * 20 + "smart"), 0.5, "title has 13"),
+        ((", so that none is lost", ""), 0.5, "description has 8"),
+        ((" FR002", " F2"), 0.5, "1 items of functional_requirements have an id such as FR001"),
+        (("NFR001", "FR001"), 0.5, "1 items of non_functional_requirements have an id such as NFR001"),
+        (("20000 euros\n  priority: Low", "20000 euros"), 0.5, "1 items of constraints have"),
+        (
+            ("- id: C002\n  description: The budget is 20000 euros\n  priority: Low\n", ""),
+            1.0,
+            "constraints has 1 items",
+        ),
+    ],
+)
+def test_what_a_fault_costs(change: tuple[str, str], lost: float, fault: str) -> None:
+    before, after = change
+    assert before in COMPLETE
+    text = COMPLETE.replace(before, after)
+    assert points(text) == pytest.approx(7 - lost)
+    assert any(fault in said for said in score(text).faults), score(text).faults
 
 
-def test_short_texts_count_half() -> None:
-    document = yaml.safe_load(COMPLETE)
-    document["title"] = "Parcels"
-    document["description"] = "Too short."
-    result = score(yaml.safe_dump(document), CONCEPT)
-    # completeness (0.5 + 0.5 + 1 + 1 + 1) / 5; of the concept, "couriers" and "tracking" are left.
-    assert result.parts["yaml_valid"]
-    assert result.parts["completeness"] == pytest.approx(0.8)
-    assert result.parts["relevance"] == pytest.approx(2 / 5)
+def test_a_list_that_is_none_costs_all_of_it_and_the_fields() -> None:
+    head, _, _ = COMPLETE.partition("constraints:")
+    assert points(head) == pytest.approx(7 - 1.5 - 1)
+    assert points(head + "constraints: none\n") == pytest.approx(7 - 1.5)
 
 
-def test_wrong_and_repeated_ids() -> None:
-    text = COMPLETE.replace("FR002", "FR001").replace("NFR001", "N1").replace("C001", "C01")
-    result = score(text, CONCEPT)
-    # Four items; the repeated FR001 counts once, N1 and C01 do not fit.
-    assert result.parts["yaml_valid"]
-    assert result.parts["completeness"] == pytest.approx(1.0)
-    assert result.parts["id_format"] == pytest.approx(1 / 4)
-    assert result.total == pytest.approx(1.0 - 0.15 * 3 / 4)
+def test_an_answer_that_was_cut_off_keeps_what_can_be_read() -> None:
+    """As a whole it is no YAML; four fields are."""
+    cut = COMPLETE[: COMPLETE.index("20000 euros")].replace("The budget is ", 'The "budget: [')
+    assert yaml.safe_load(COMPLETE)
+    result = score(cut)
+    assert result.parts["yaml_valid"].value == 0
+    assert result.parts["functional_requirements"].value == 1
+    assert 7 * result.total == pytest.approx(7 - 0.5 - 1.5 - 1)
 
 
-def test_too_few_items() -> None:
-    document = yaml.safe_load(COMPLETE)
-    del document["functional_requirements"][1]
-    document["constraints"] = []
-    result = score(yaml.safe_dump(document), CONCEPT)
-    assert result.parts["quantities"] == pytest.approx((1 / 2 + 1 + 0) / 3)
-    assert result.parts["completeness"] == pytest.approx(4 / 5)
-
-
-def test_an_item_without_a_priority_is_incomplete() -> None:
-    result = score(COMPLETE.replace("  priority: Low\n", ""), CONCEPT)
-    assert not result.parts["yaml_valid"]
-    assert result.parts["completeness"] == pytest.approx((1 + 1 + 1 / 2 + 1 + 1) / 5)
-
-
-def test_wrong_types_are_no_valid_document() -> None:
-    assert not score(COMPLETE.replace("id: C001", "id: 1"), CONCEPT).parts["yaml_valid"]
-    assert not score("title: 3\ndescription: 4", CONCEPT).parts["yaml_valid"]
-    result = score("title: 3\nfunctional_requirements: none\nconstraints: [3, x]", CONCEPT)
-    assert [result.parts[name] for name in ("completeness", "id_format", "relevance")] == [0.0, 0.0, 0.0]
+def test_items_that_are_no_mappings_or_hold_no_text() -> None:
+    text = COMPLETE.replace("- id: FR001\n  description: Show couriers their parcels\n  priority: High\n", "- FR001\n")
+    assert points(text) == pytest.approx(6.5)
+    assert points(COMPLETE.replace("description: Ready in 3 months", "description: 3")) == pytest.approx(6.5)
 
 
 @pytest.mark.parametrize("fence", ["```yaml\n{}\n```\n", "```\n{}```", "```yml\n{}"])
 def test_a_code_fence_around_the_document_is_ignored(fence: str) -> None:
-    assert score(fence.format(COMPLETE), CONCEPT).total == pytest.approx(1.0)
+    assert points(fence.format(COMPLETE)) == pytest.approx(7.0)
 
 
-def test_a_concept_without_content_words_finds_no_relevance() -> None:
-    assert score(COMPLETE, "for the").parts["relevance"] == 0.0
-
-
-def test_the_schema_is_a_schema_and_the_prompt_names_its_fields() -> None:
-    jsonschema.Draft202012Validator.check_schema(schema())
-    assert all(field in ROLE.system_prompt for field in ROLE.fields)
-    assert json.dumps(schema())
-    assert ROLE.messages(CONCEPT)[1]["content"] == "Concept: Smart parcel tracking app for couriers"
-
-
-@pytest.mark.parametrize("said", ["Concept: a shop", "  Concept:  a shop\n", "a shop"])
-def test_what_is_asked_is_found_in_the_users_turn(said: str) -> None:
-    assert ROLE.asked(said) == "a shop"
-
-
-def test_an_unknown_role_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="chef: no such role, expected one of ba"):
-        find_role("chef")
+def test_what_is_written_is_what_is_read() -> None:
+    document = yaml.safe_load(COMPLETE)
+    assert write_answer(document) == COMPLETE

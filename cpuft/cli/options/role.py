@@ -10,7 +10,7 @@ from cpuft.roles import DEFAULT, NAMES, Role, find_role
 class RoleName(click.ParamType[Role]):
     """The name of a role, turned into the role."""
 
-    name = "|".join(NAMES)
+    name = f"{'|'.join(NAMES)}|FOLDER"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Role:
         """Returns the role. Raises ConfigError, which names the roles."""

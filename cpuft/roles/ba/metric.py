@@ -1,152 +1,77 @@
-"""How good a requirements document is: a number in 0..1 and the five parts that it is made of.
+"""How good a requirements document is: the specification's `ba_requirements_metric`, seven points in all.
 
-    total = 0.30 yaml_valid + 0.25 completeness + 0.15 id_format + 0.15 quantities + 0.15 relevance
+1    all five fields are there
+0.5  the title has 10 to 100 characters
+0.5  the description has at least 100
+1.5  for each of the three lists: 0.5 where it is a list, 0.5 where it has at least two items, 0.5 where at least two
+     have an id of the list's form (FR001, NFR001, C001), a description and a priority
+0.5  the whole is one valid YAML document
 
-A text that is no YAML mapping, such as ordinary prose, scores 0 in every part: there is no document to look at.
-
-yaml_valid     1 where the text is a YAML mapping whose fields are all there, with the types of schema.json, else 0.
-completeness   Mean over the five fields. title and description: 1 where the schema's length holds, 0.5 where there is
-               any other text. The three lists: share of their items that have everything the schema asks of an item
-               but the form of its id.
-id_format      Share of all items whose id is the list's prefix and three digits, each id counted once per list.
-quantities     Mean over the three lists of min(1, items / items that the schema asks for).
-relevance      Share of the concept's content words that occur in the document's texts, case aside.
+What can be read of an answer that is as a whole no YAML counts: each field from its key to the next.
 """
 
 import re
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
-import jsonschema
-import yaml
+from cpuft.roles.answer import read_answer, read_fields
+from cpuft.roles.role import Inputs, Part, Score
 
-from cpuft.roles.ba.document import schema
-from cpuft.roles.role import Score
-
-WEIGHTS = {"yaml_valid": 0.30, "completeness": 0.25, "id_format": 0.15, "quantities": 0.15, "relevance": 0.15}
-
-# What makes a document valid as YAML is its structure; lengths, counts and patterns are judged by the other parts.
-_STRUCTURE = ("type", "required", "properties", "items")
-# Answers are untrusted; a document that a person will read is far shorter than this.
-_MAX_CHARACTERS = 100_000
-_WORD = re.compile(r"[^\W_]+")
-_FENCE = re.compile(r"\s*```[\w-]*\n(.*?)(?:\n```\s*)?", re.DOTALL)
-_FUNCTION_WORDS = frozenset(
-    ("a", "an", "and", "as", "at", "by", "concept", "for", "from", "in", "into", "is", "it", "its")
-) | {"of", "on", "or", "that", "the", "their", "to", "using", "via", "with"}
+LISTS = {"functional_requirements": "FR", "non_functional_requirements": "NFR", "constraints": "C"}
+FIELDS = ("title", "description", *LISTS)
+TITLE_LENGTHS, DESCRIPTION_LENGTH = (10, 100), 100  # in characters
+MIN_ITEMS = 2
 
 
-NOTHING = Score(0.0, dict.fromkeys(WEIGHTS, 0.0))
-
-
-def score(answer: str, concept: str) -> Score:
-    """Scores an answer, a YAML document perhaps in a code fence, to the business `concept`."""
-    document = parse(answer)
-    if document is None:
-        return NOTHING
+def score(answer: str, inputs: Inputs) -> Score:  # noqa: ARG001 - the metric looks at the document alone
+    """The score of a business analyst's answer."""
+    fields = read_fields(answer)
+    missing = [name for name in FIELDS if not fields.get(name)]
     parts = {
-        "yaml_valid": float(_validator().is_valid(document)),
-        "completeness": _completeness(document),
-        "id_format": _id_format(document),
-        "quantities": _quantities(document),
-        "relevance": _relevance(document, concept),
+        "fields": _part(not missing, 1.0, f"these fields are missing or empty: {', '.join(missing)}"),
+        "title": _length("title", fields.get("title"), *TITLE_LENGTHS),
+        "description": _length("description", fields.get("description"), DESCRIPTION_LENGTH),
+        **{name: _list(name, fields.get(name), prefix) for name, prefix in LISTS.items()},
+        "yaml_valid": _part(read_answer(answer) is not None, 0.5, "the answer is not one valid YAML document"),
     }
-    return Score(sum(WEIGHTS[name] * value for name, value in parts.items()), parts)
+    return Score.of(parts)
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML without aliases: a document needs none, and a few of them stand for gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuses an alias, *name, where a node begins."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
+def _part(good: bool, weight: float, fault: str) -> Part:
+    return Part(1.0, weight) if good else Part(0.0, weight, fault)
 
 
-def parse(text: str) -> dict[Any, Any] | None:
-    """The mapping that `text` holds, or None where it holds none."""
-    fenced = _FENCE.fullmatch(text)
-    body = fenced.group(1) if fenced else text
-    if len(body) > _MAX_CHARACTERS:
-        return None
-    try:
-        document = yaml.load(body, _PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
-        return None
-    return document if isinstance(document, dict) else None
+def _length(name: str, text: Any, least: int, most: int | None = None) -> Part:
+    length = len(text.strip()) if isinstance(text, str) else 0
+    wanted = f"at least {least}" if most is None else f"{least} to {most}"
+    good = length >= least and (most is None or length <= most)
+    return _part(good, 0.5, f"{name} has {length} characters, expected {wanted}")
 
 
-@cache
-def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(_only(schema(), _STRUCTURE))
+def _list(name: str, items: Any, prefix: str) -> Part:
+    """Three half points of one list: that it is one, its length, and what its items have."""
+    if not isinstance(items, list):
+        return Part(0.0, 1.5, f"{name} is no list")
+    whole = sum(_is_whole(item, prefix) for item in items)
+    points, faults = 0.5, []
+    if len(items) >= MIN_ITEMS:
+        points += 0.5
+    else:
+        faults.append(f"{name} has {len(items)} items, expected at least {MIN_ITEMS}")
+    if whole >= MIN_ITEMS:
+        points += 0.5
+    else:
+        faults.append(
+            f"{whole} items of {name} have an id such as {prefix}001, a description and a priority, "
+            f"expected at least {MIN_ITEMS}"
+        )
+    return Part(points / 1.5, 1.5, "; ".join(faults))
 
 
-def _only(part: Any, keywords: tuple[str, ...]) -> Any:
-    """The schema with no other keywords than these."""
-    kept = {keyword: part[keyword] for keyword in keywords if keyword in part}
-    if "properties" in kept:
-        kept["properties"] = {name: _only(value, keywords) for name, value in kept["properties"].items()}
-    if "items" in kept:
-        kept["items"] = _only(kept["items"], keywords)
-    return kept
-
-
-@cache
-def _lists() -> dict[str, dict[str, Any]]:
-    """The schema's list fields."""
-    return {name: field for name, field in schema()["properties"].items() if field["type"] == "array"}
-
-
-def _items(document: dict[Any, Any], name: str) -> list[Any]:
-    value = document.get(name)
-    return value if isinstance(value, list) else []
-
-
-def _completeness(document: dict[Any, Any]) -> float:
-    shares = []
-    for name, field in schema()["properties"].items():
-        value = document.get(name)
-        if name in _lists():
-            shares.append(_share_complete(_items(document, name), field["items"]))
-        elif not isinstance(value, str) or not value.strip():
-            shares.append(0.0)
-        else:
-            fits = field["minLength"] <= len(value.strip()) <= field.get("maxLength", _MAX_CHARACTERS)
-            shares.append(1.0 if fits else 0.5)
-    return sum(shares) / len(shares)
-
-
-def _share_complete(items: list[Any], item_schema: dict[str, Any]) -> float:
-    """Share of the items that satisfy the schema, whatever their id looks like."""
-    if not items:
-        return 0.0
-    properties = {**item_schema["properties"], "id": {"type": "string"}}
-    validator = jsonschema.Draft202012Validator({**item_schema, "properties": properties})
-    return sum(validator.is_valid(item) for item in items) / len(items)
-
-
-def _id_format(document: dict[Any, Any]) -> float:
-    count = good = 0
-    for name, field in _lists().items():
-        items = _items(document, name)
-        pattern = re.compile(field["items"]["properties"]["id"]["pattern"])
-        ids = {str(item.get("id")) for item in items if isinstance(item, dict)}
-        count += len(items)
-        good += sum(bool(pattern.match(identifier)) for identifier in ids)
-    return good / count if count else 0.0
-
-
-def _quantities(document: dict[Any, Any]) -> float:
-    lists = _lists()
-    shares = [min(1.0, len(_items(document, name)) / int(field["minItems"])) for name, field in lists.items()]
-    return sum(shares) / len(shares)
-
-
-def _relevance(document: dict[Any, Any], concept: str) -> float:
-    wanted = {word.lower() for word in _WORD.findall(concept)} - _FUNCTION_WORDS
-    texts = [document.get("title"), document.get("description")]
-    for name in _lists():
-        texts += [item.get("description") for item in _items(document, name) if isinstance(item, dict)]
-    found = {word.lower() for text in texts if isinstance(text, str) for word in _WORD.findall(text)}
-    return len(wanted & found) / len(wanted) if wanted else 0.0
+def _is_whole(item: Any, prefix: str) -> bool:
+    if not isinstance(item, Mapping):
+        return False
+    texts = [item.get(name) for name in ("id", "description", "priority")]
+    return all(isinstance(text, str) and text.strip() for text in texts) and bool(
+        re.fullmatch(rf"{prefix}\d{{3}}", item["id"].strip())
+    )
