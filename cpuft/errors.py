@@ -2,6 +2,7 @@
 
 CpuftError                 exit 1: our own fault
 ├── EngineError            the native engine failed
+├── BackendError           what should answer a conversation did not
 └── UserError              exit 2: a mistake in what the user gave, or in the machine's set-up
     ├── ConfigError        a configuration file or option
     ├── DatasetError       a JSONL file or one of its examples
@@ -29,6 +30,17 @@ class CpuftError(Exception):
 
 class EngineError(CpuftError):
     """The native engine failed for a reason that the user did not cause."""
+
+
+class BackendError(CpuftError):
+    """What should answer a conversation did not, or sent no answer.
+
+    may_pass: the same request may succeed later. wait: seconds that the server asked for before that; 0: none.
+    """
+
+    def __init__(self, sentence: str, *, may_pass: bool = False, wait: float = 0.0) -> None:
+        super().__init__(sentence)
+        self.may_pass, self.wait = may_pass, wait
 
 
 class UserError(CpuftError):

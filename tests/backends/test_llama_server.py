@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from cpuft.adapters.adapter import write_adapter
-from cpuft.backends.generator import Sampling
+from cpuft.backends.generator import Generator, Request, Sampling, generate_all
 from cpuft.backends.llama_server import LlamaServer
-from cpuft.chat.message import Message
+from cpuft.chat.message import Completion, Message
 from cpuft.errors import AdapterError, CpuftError, ModelError
 from tests.gguf.tiny import random_adapter, write_tiny_model
 
@@ -97,7 +98,7 @@ def test_a_server_that_hangs_is_not_waited_for(model: Path) -> None:
     with LlamaServer(model, threads=1, timeout=0.5) as server:
         assert server.generate(QUESTION, SHORT).tokens == 24
         os.kill(server._process.pid, signal.SIGSTOP)
-        with pytest.raises(CpuftError, match=r"gave no answer within 0\.5 seconds"):
+        with pytest.raises(CpuftError, match=r"no answer within 0\.5 seconds"):
             server.generate(QUESTION, SHORT)
         os.kill(server._process.pid, signal.SIGCONT)
 
@@ -152,3 +153,75 @@ def test_dies_when_its_owner_is_killed(model: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail(f"llama-server {pid} outlived its owner")
+
+
+def test_a_schema_binds(server: LlamaServer) -> None:
+    """A random model writes what the schema wants, and nothing else."""
+    schema = {
+        "type": "object",
+        "properties": {"id": {"type": "string", "pattern": "^FR[0-9]{3}$"}, "done": {"type": "boolean"}},
+        "required": ["id", "done"],
+        "additionalProperties": False,
+    }
+    answer = server.generate(QUESTION, Sampling(max_tokens=100, temperature=1.0, schema=schema))
+    assert answer.finished
+    jsonschema.validate(json.loads(answer.text), schema)
+
+
+def test_a_server_that_is_killed_is_started_again(model: Path) -> None:
+    """All that was in flight is answered, as if nothing had happened."""
+    with LlamaServer(model, n_parallel=4, threads=1) as server:
+        wanted = server.generate(QUESTION, Sampling(max_tokens=200)).text
+        requests = [Request(QUESTION, Sampling(max_tokens=200))] * 12
+        answers: dict[int, Completion | CpuftError] = {}
+        for number, answer in generate_all(server, requests, 4):
+            if not answers:
+                os.kill(server._process.pid, signal.SIGKILL)
+            answers[number] = answer
+    assert sorted(answers) == list(range(12))
+    assert all(isinstance(answer, Completion) and answer.finished is False for answer in answers.values())
+    assert {answer.text for answer in answers.values() if isinstance(answer, Completion)} == {wanted}
+
+
+def test_a_server_that_cannot_come_back_is_one_sentence(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "gone.gguf"
+    copy.write_bytes(model.read_bytes())
+    with LlamaServer(copy, threads=1) as server:
+        copy.unlink()
+        os.kill(server._process.pid, signal.SIGKILL)
+        with pytest.raises(ModelError, match=r"gone\.gguf: llama-server cannot load it"):
+            server.generate(QUESTION, SHORT)
+
+
+def test_adapters_are_chosen_by_request_and_do_not_mix(model: Path, tmp_path: Path) -> None:
+    """Each prompt in turn under each adapter and none: the answers are those of a server of its own."""
+    paths: dict[str, Path] = {}
+    for seed, name in enumerate(("one", "two")):
+        paths[name] = tmp_path / f"{name}.gguf"
+        write_adapter(paths[name], random_adapter(model, rank=4, seed=seed), alpha=8, architecture="llama")
+    alone: dict[str | None, str] = {}
+    for key in (None, *paths):
+        with LlamaServer(model, adapter=paths.get(key or ""), threads=1) as server:
+            alone[key] = server.generate(QUESTION, SHORT).text
+    assert len(set(alone.values())) == 3
+    with LlamaServer(model, adapters=paths, n_parallel=2, threads=1) as server:
+        for key in ("one", "two", None, "two", "one", None):
+            generator: Generator = server if key is None else server.adapted(key)
+            assert generator.generate(QUESTION, SHORT).text == alone[key], key
+
+
+def test_answers_in_flight_are_those_of_one_at_a_time(model: Path) -> None:
+    asked = [[{"role": "user", "content": f"hello {i}"}] for i in range(24)]
+    with LlamaServer(model, threads=1) as server:
+        one_by_one = [server.generate(messages, SHORT).text for messages in asked]
+    with LlamaServer(model, n_parallel=16, threads=1) as server:
+        answers = dict(generate_all(server, [Request(messages, SHORT) for messages in asked], 16))
+    assert [answers[i].text for i in range(24)] == one_by_one  # type: ignore[union-attr]
+
+
+def test_requests_that_fail_do_not_stop_the_others(server: LlamaServer) -> None:
+    requests = [Request([{"role": "user", "content": text}], SHORT) for text in ("a", "x" * 3000, "b")]
+    answers = dict(generate_all(server, requests, 2))
+    assert isinstance(answers[1], ModelError)
+    assert isinstance(answers[0], Completion)
+    assert isinstance(answers[2], Completion)

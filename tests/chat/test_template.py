@@ -125,7 +125,7 @@ def test_llama_server_renders_the_same(name: str, tmp_path: Path) -> None:
         for chat, tools in SERVED:
             asked = {"messages": chat} if tools is None else {"messages": chat, "tools": tools}
             try:
-                wanted = server._post("/apply-template", asked)["prompt"]
+                wanted = server.post("/apply-template", asked)["prompt"]
             except ModelError:
                 with pytest.raises(ExampleError, match="refuses the conversation"):
                     ours.render(chat, answer=True, tools=tools)

@@ -58,7 +58,7 @@ def compare(format_: Format, model: Path, bare: Path, ollama: OllamaServer) -> A
     with Engine(model, threads=1) as engine, LlamaServer(model, threads=1) as server:
         trained = list(_trained(formatter_of(read_gguf(model), engine, datetime.date.today())))
         renders: list[Render] = [
-            lambda messages: str(server._post("/apply-template", {"messages": list(messages)})["prompt"]),
+            lambda messages: str(server.post("/apply-template", {"messages": list(messages)})["prompt"]),
             lambda messages: ollama.rendered("jinja", messages),
             lambda messages: ollama.rendered("go", messages),
         ]
@@ -83,7 +83,7 @@ def _trained(formatter: Formatter) -> Iterator[tuple[Sequence[Message], list[int
 
 
 def _tokens(server: LlamaServer, prompt: str) -> list[int]:
-    return list(server._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
+    return list(server.post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
 
 
 def table(agreements: dict[str, Agreement]) -> str:

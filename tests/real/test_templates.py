@@ -74,9 +74,9 @@ def test_the_prompt(name: str, coder: Path, server: LlamaServer) -> None:
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         for turn, start, end in zip(turns, starts, ends, strict=True):
             asked = {"messages": messages[:turn], **({} if tools is None else {"tools": tools})}
-            prompt = server._post("/apply-template", asked)["prompt"]
+            prompt = server.post("/apply-template", asked)["prompt"]
             assert template.render(messages[:turn], answer=True, tools=tools) == prompt
-            wanted = server._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
+            wanted = server.post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
             assert example.tokens[:start].tolist() == wanted["tokens"]
             answer = engine.detokenize(example.tokens[start:end].tolist()).decode()
             assert answer.endswith("<|im_end|>")
