@@ -1,0 +1,200 @@
+"""`cpuft data`: from a role to a training set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cpuft.backends.generator import Sampling
+from cpuft.backends.llama_server import LlamaServer
+from cpuft.cli.options.model import model_option
+from cpuft.cli.options.output import json_option
+from cpuft.cli.options.role import role_option
+from cpuft.cli.progress import Bars
+from cpuft.errors import DatasetError
+from cpuft.machine.files import require_place, write_text
+from cpuft.roles import Role
+from cpuft.synth.card import write_card
+from cpuft.synth.concepts import combine, read_concepts, vary
+from cpuft.synth.duplicates import NEAR, diversity
+from cpuft.synth.filter import Criteria, Filtered, filter_records
+from cpuft.synth.generation import SAMPLING, generate_records
+from cpuft.synth.records import chat_of, read_records, write_records
+from cpuft.synth.split import split_records
+
+FILE = click.Path(path_type=Path)
+output_option = click.option("--output", required=True, type=FILE, help="The file to write.")
+input_option = click.option("--input", "source", required=True, type=FILE, help="Examples of the role, JSON lines.")
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+parallel_option = click.option(
+    "--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests in flight."
+)
+
+
+@click.group()
+def data() -> None:
+    """Make a training set for a role: concepts, answers of a model, what is kept of them, and how they are divided.
+
+    \b
+    Examples:
+      cpuft data concepts --role ba --num 200 --output concepts.jsonl
+      cpuft data generate --role ba --model base.gguf --concepts concepts.jsonl --output raw.jsonl
+      cpuft data filter --role ba --input raw.jsonl --output good.jsonl --min-examples 100
+      cpuft data split --role ba --input good.jsonl --train train.jsonl --val val.jsonl
+    """
+
+
+@data.command("concepts")
+@role_option
+@click.option("--num", type=click.IntRange(1), default=200, show_default=True, help="How many.")
+@click.option("--domains", default="", help="Only these, between commas; without: all of the role's lexicon.")
+@model_option("A model that varies the role's seeds; without, they are put together from words", required=False)
+@parallel_option
+@seed_option
+@output_option
+@json_option
+def concepts(
+    role: Role, num: int, domains: str, model: Path | None, parallel: int, seed: int, output: Path, as_json: bool
+) -> None:
+    """Write concepts to ask a role about, no two nearly alike.
+
+    \b
+    Examples:
+      cpuft data concepts --role ba --num 200 --output concepts.jsonl
+      cpuft data concepts --role ba --num 50 --domains fintech,healthcare --model base.gguf --output concepts.jsonl
+    """
+    require_place(output, "the concepts")
+    names = [name.strip() for name in domains.split(",") if name.strip()]
+    if model is None:
+        found = combine(role, num, names, seed)
+    else:
+        with LlamaServer(model, n_parallel=parallel) as server, Bars() as progress:
+            found = vary(role, server, num, names, seed, n_parallel=parallel, progress=progress)
+    write_text(output, "".join(concept.line() for concept in found))
+    facts = {"concepts": len(found), "diversity": round(diversity([concept.text for concept in found]), 3)}
+    click.echo(json.dumps(facts) if as_json else f"{output}: {len(found)} concepts, diversity {facts['diversity']}")
+
+
+@data.command("generate")
+@role_option
+@model_option("The model that answers")
+@click.option("--concepts", "concepts_file", required=True, type=FILE, help="What to ask: lines of JSON, or of text.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=SAMPLING.temperature, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True)
+@click.option("--unconstrained", is_flag=True, help="Let the model write freely, not held to the role's schema.")
+@click.option("--dry-run", is_flag=True, help="Say how many would be asked, and stop.")
+@parallel_option
+@seed_option
+@output_option
+@json_option
+def generate(
+    role: Role, model: Path, concepts_file: Path, output: Path, dry_run: bool, as_json: bool, **options: Any
+) -> None:
+    """Let a model answer concepts as a role; each answer is kept at once, so that running it again goes on.
+
+    \b
+    Example:
+      cpuft data generate --role ba --model base.gguf --concepts concepts.jsonl --output raw.jsonl
+    """
+    asked = read_concepts(concepts_file)
+    if dry_run:
+        click.echo(json.dumps({"concepts": len(asked)}) if as_json else f"{len(asked)} concepts would be asked")
+        return
+    sampling = Sampling(options["temperature"], SAMPLING.top_p, max_tokens=options["max_tokens"])
+    how: dict[str, Any] = {"constrained": not options["unconstrained"], "n_parallel": options["parallel"]}
+    how |= {"model": model.name, "sampling": sampling, "seed": options["seed"]}
+    with LlamaServer(model, n_parallel=options["parallel"]) as server, Bars() as progress:
+        done = generate_records(role, server, asked, output, **how, progress=progress)
+    for sentence in done.failed[:8]:
+        click.echo(f"Warning: {sentence}", err=True)
+    facts = {"made": done.made, "kept": done.kept, "failed": len(done.failed), "output": str(output)}
+    click.echo(json.dumps(facts) if as_json else f"{output}: {done.made} examples made, {done.kept} were there before")
+
+
+@data.command("filter")
+@role_option
+@input_option
+@click.option("--min-score", type=click.FloatRange(0, 1), default=Criteria.min_score, show_default=True)
+@click.option(
+    "--near", type=click.FloatRange(0.1, 1), default=NEAR, show_default=True, help="How like questions may be."
+)
+@click.option("--min-examples", type=click.IntRange(0), default=0, help="Fail where fewer are left.")
+@click.option("--test-set", "tests", type=FILE, multiple=True, help="Examples that must stay unseen; may be repeated.")
+@output_option
+@json_option
+def filter_(role: Role, source: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Keep what is good, once: score, schema, duplicates, nothing that a test set asks; and say why the rest is not.
+
+    \b
+    Example:
+      cpuft data filter --role ba --input raw.jsonl --min-score 0.7 --output good.jsonl --min-examples 100
+    """
+    require_place(output, "the examples", [source])
+    held_out = tuple(record.asked for path in options["tests"] for record in read_records(path, role))
+    found = filter_records(read_records(source, role), role, Criteria(options["min_score"], options["near"], held_out))
+    facts = {"kept": len(found.kept), "dropped": len(found.dropped), "reasons": dict(found.reasons.most_common())}
+    click.echo(json.dumps(facts) if as_json else _filter_table(found))
+    write_records(output, found.kept, role)
+    write_card(output.with_suffix(".md"), role, {"kept": found.kept}, found)
+    if len(found.kept) < options["min_examples"]:
+        raise DatasetError(_too_few(found, options["min_examples"]))
+
+
+@data.command("split")
+@role_option
+@input_option
+@click.option("--train", required=True, type=FILE, help="Where the training examples go.")
+@click.option("--val", required=True, type=FILE, help="Where those for validation go.")
+@click.option(
+    "--split", "share", type=click.FloatRange(0.05, 0.99), default=0.8, show_default=True, help="To training."
+)
+@seed_option
+@json_option
+def split(role: Role, source: Path, train: Path, val: Path, share: float, seed: int, as_json: bool) -> None:
+    """Divide examples by domain and seed; variations of one concept stay together.
+
+    \b
+    Example:
+      cpuft data split --role ba --input good.jsonl --train train.jsonl --val val.jsonl --split 0.8
+    """
+    for path in (train, val):
+        require_place(path, "the examples", [source])
+    parts = split_records(read_records(source, role), share, seed)
+    write_records(train, parts.train, role)
+    write_records(val, parts.validation, role)
+    write_card(train.with_suffix(".md"), role, {"train": parts.train, "val": parts.validation})
+    facts = {"train": len(parts.train), "val": len(parts.validation), "groups": parts.n_groups}
+    click.echo(json.dumps(facts) if as_json else ", ".join(f"{name}: {count}" for name, count in facts.items()))
+
+
+@data.command("chat")
+@role_option
+@input_option
+@output_option
+def chat(role: Role, source: Path, output: Path) -> None:
+    """Write examples as conversations to train on, with the role's short prompt.
+
+    \b
+    Example:
+      cpuft data chat --role ba --input train.jsonl --output train-chat.jsonl
+    """
+    require_place(output, "the conversations", [source])
+    records = read_records(source, role)
+    write_text(output, "".join(json.dumps(chat_of(one, role), ensure_ascii=False) + "\n" for one in records))
+    click.echo(f"{output}: {len(records)} conversations")
+
+
+def _filter_table(found: Filtered) -> str:
+    lines = [f"{len(found.kept)} of {len(found.kept) + len(found.dropped)} examples are kept"]
+    return "\n".join([*lines, *(f"  {reason:<16} {count}" for reason, count in found.reasons.most_common())])
+
+
+def _too_few(found: Filtered, wanted: int) -> str:
+    share = len(found.kept) / max(1, len(found.kept) + len(found.dropped))
+    more = "more examples" if share == 0 else f"about {round((wanted - len(found.kept)) / share)} more"
+    most = next(iter(found.reasons.most_common(1)), ("nothing", 0))[0]
+    return (
+        f"{len(found.kept)} examples are left, expected at least {wanted}: generate {more}, or loosen what drops most "
+        f"({most}) with --min-score or --near"
+    )
