@@ -11,10 +11,10 @@ from typing import Any
 
 from cpuft.errors import list_faults
 from cpuft.roles.answer import read_answer
-from cpuft.roles.role import Part
+from cpuft.roles.role import Inputs, Part
 
 REQUIREMENT = re.compile(r"(?:FR|NFR|C)\d{3}")  # the id of a business analyst's requirement
-# What weighs nothing is left out of a total: what depends on an input that is missing or cannot be read.
+# What depends on an input that is missing or cannot be read is left out of a total: it weighs nothing.
 LEFT_OUT = Part(1.0, 0.0)
 
 
@@ -106,10 +106,17 @@ def normalized(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def requirement_ids(requirements: str | None) -> tuple[list[str], list[str]]:
-    """(all ids, those of functional requirements) in a business analyst's document; empty where it cannot be read."""
-    document = read_answer(requirements or "") or {}
-    lists = (document.get(name) for name in ("functional_requirements", "non_functional_requirements", "constraints"))
+def read_input(inputs: Inputs, name: str) -> Mapping[str, Any]:
+    """The document that was given as an input; an empty one where it is missing or cannot be read."""
+    text = inputs.get(name)
+    return (read_answer(text) or {}) if isinstance(text, str) else {}
+
+
+def requirement_ids(requirements: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(all ids, those of functional requirements) in a business analyst's document."""
+    lists = (
+        requirements.get(name) for name in ("functional_requirements", "non_functional_requirements", "constraints")
+    )
     ids = [identity for items in lists for item in items_of(items) for identity in ids_in([item.get("id")])]
     return ids, [identity for identity in ids if identity.startswith("FR")]
 

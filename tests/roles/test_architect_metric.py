@@ -118,6 +118,13 @@ def test_what_a_fault_costs(before: str, after: str, lost: float, fault: str) ->
     assert any(fault in said for said in score(text).faults), score(text).faults
 
 
+def test_a_story_may_stand_on_several_lines() -> None:
+    assert (
+        points(COMPLETE.replace("story: As a courier I want to", "story: |\n    As a courier\n    I want\n    to"))
+        == 10
+    )
+
+
 @pytest.mark.parametrize("requirements", ["", "no document"])
 def test_without_requirements_what_depends_on_them_is_left_out(requirements: str) -> None:
     assert score(COMPLETE, requirements).total == pytest.approx(1.0)

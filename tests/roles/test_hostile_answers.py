@@ -1,6 +1,7 @@
 """No metric raises, whatever a model has answered or was asked, and whatever is not full has a fault."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -106,8 +107,11 @@ def test_inputs_that_cannot_be_read_cost_a_good_answer_nothing(said: str, role: 
     assert check(role, answer, dict.fromkeys(role.sources, said)).total == pytest.approx(1.0)
 
 
-def test_inputs_that_are_missing_cost_a_good_answer_nothing(role: Role) -> None:
-    assert check(role, write_answer(role.seeds[0].answer), {}).total == pytest.approx(1.0)
+@pytest.mark.parametrize("value", [None, 7, b"id: S1", ["id: S1"]], ids=str)
+def test_inputs_that_are_no_texts_or_missing_cost_a_good_answer_nothing(value: Any, role: Role) -> None:
+    answer = write_answer(role.seeds[0].answer)
+    assert check(role, answer, dict.fromkeys(role.sources, value)).total == pytest.approx(1.0)
+    assert check(role, answer, {}).total == pytest.approx(1.0)
 
 
 def test_documents_with_wrong_values_anywhere(role: Role) -> None:

@@ -31,6 +31,7 @@ from cpuft.roles.checks import (
     known_ids,
     mapping_of,
     missing_texts,
+    read_input,
     repeated,
     requirement_ids,
     share,
@@ -59,7 +60,7 @@ def score(answer: str, inputs: Inputs) -> Score:
     """The score of an architect's answer."""
     fields = read_fields(answer)
     epics, stories = items_of(fields.get("epics")), items_of(fields.get("stories"))
-    known, functional = requirement_ids(inputs.get("requirements"))
+    known, functional = requirement_ids(read_input(inputs, "requirements"))
     named = [identity for story in stories for identity in ids_in(story.get("requirements"))]
     return Score.of(
         {
@@ -159,7 +160,7 @@ def _id_faults(item: Mapping[str, Any], form: re.Pattern[str], taken: bool, exam
 
 def _is_story(text: str) -> bool:
     """Whether a text is a story. It is read from left to right: a pattern could take long over a hostile one."""
-    start, _, rest = text.casefold().partition("i want ")
+    start, _, rest = " ".join(text.casefold().split()).partition("i want ")
     want, _, reason = rest.partition("so that ")
     role = re.match(r"as an? ", start)
     return bool(role and start[role.end() :].strip(" ,") and want.strip(" ,") and reason.strip(" ."))

@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cpuft.errors import list_faults
-from cpuft.roles.answer import read_answer, read_fields
+from cpuft.roles.answer import read_fields
 from cpuft.roles.checks import (
     LEFT_OUT,
     filled_fields,
@@ -27,6 +27,7 @@ from cpuft.roles.checks import (
     missing_texts,
     normalized,
     point,
+    read_input,
     share_of,
     text_of,
     texts_of,
@@ -54,7 +55,7 @@ def score(answer: str, inputs: Inputs) -> Score:
             "code": _code(files),
             "tests": point(any(map(_is_test, files)), 1.5, "no file is a test that checks something"),
             "complete": share_of(files, _completeness_fault, 2.0, "files", 1),
-            "story": _story(files, text_of(fields.get("notes")), inputs.get("story") or ""),
+            "story": _story(files, text_of(fields.get("notes")), read_input(inputs, "story")),
         }
     )
 
@@ -104,9 +105,8 @@ def _completeness_fault(i: int, file: Mapping[str, Any]) -> str:
     return f"file {i + 1} {fault}" if fault else ""
 
 
-def _story(files: Sequence[Mapping[str, Any]], notes: str, story: str) -> Part:
-    document = read_answer(story) or {}
-    identity, criteria = text_of(document.get("id")), texts_of(document.get("acceptance_criteria"))
+def _story(files: Sequence[Mapping[str, Any]], notes: str, story: Mapping[str, Any]) -> Part:
+    identity, criteria = text_of(story.get("id")), texts_of(story.get("acceptance_criteria"))
     if not identity and not criteria:
         return LEFT_OUT
     said = "\n".join([notes, *map(_content, files)])

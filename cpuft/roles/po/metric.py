@@ -27,6 +27,7 @@ from cpuft.roles.checks import (
     mapping_of,
     missing_texts,
     point,
+    read_input,
     repeated,
     requirement_ids,
     share,
@@ -47,7 +48,7 @@ def score(answer: str, inputs: Inputs) -> Score:
     """The score of a product owner's answer."""
     fields = read_fields(answer)
     vision, alignment = mapping_of(fields.get("vision")), items_of(fields.get("alignment"))
-    known, functional = requirement_ids(inputs.get("requirements"))
+    known, functional = requirement_ids(read_input(inputs, "requirements"))
     named = [identity for item in alignment for identity in ids_in(item.get("requirements"))]
     return Score.of(
         {

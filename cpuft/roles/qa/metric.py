@@ -16,7 +16,7 @@ Without a story whose acceptance criteria can be read, the last is left out of t
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cpuft.roles.answer import read_answer, read_fields
+from cpuft.roles.answer import read_fields
 from cpuft.roles.checks import (
     LEFT_OUT,
     filled_fields,
@@ -24,6 +24,7 @@ from cpuft.roles.checks import (
     items_of,
     missing_texts,
     normalized,
+    read_input,
     repeated,
     share,
     share_of,
@@ -43,7 +44,7 @@ def score(answer: str, inputs: Inputs) -> Score:
     """The score of a tester's answer."""
     fields = read_fields(answer)
     cases, coverage = items_of(fields.get("cases")), items_of(fields.get("coverage"))
-    criteria = texts_of((read_answer(inputs.get("story") or "") or {}).get("acceptance_criteria"))
+    criteria = texts_of(read_input(inputs, "story").get("acceptance_criteria"))
     ids = {text_of(case.get("id")) for case in cases} - {""}
     return Score.of(
         {
