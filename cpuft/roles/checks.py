@@ -114,10 +114,9 @@ def read_input(inputs: Inputs, name: str) -> Mapping[str, Any]:
 
 def requirement_ids(requirements: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """(all ids, those of functional requirements) in a business analyst's document."""
-    lists = (
-        requirements.get(name) for name in ("functional_requirements", "non_functional_requirements", "constraints")
-    )
-    ids = [identity for items in lists for item in items_of(items) for identity in ids_in([item.get("id")])]
+    names = ("functional_requirements", "non_functional_requirements", "constraints")
+    items = [item for name in names for item in items_of(requirements.get(name))]
+    ids = ids_in([item.get("id") for item in items])
     return ids, [identity for identity in ids if identity.startswith("FR")]
 
 
