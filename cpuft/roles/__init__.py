@@ -7,13 +7,11 @@ from pathlib import Path
 from cpuft.errors import ConfigError
 from cpuft.roles.folder import FILE, read_role
 from cpuft.roles.role import Example, Inputs, Metric, Part, Role, Score
+from cpuft.roles.team import FOLDER, NAMES
 
 __all__ = ["DEFAULT", "NAMES", "Example", "Inputs", "Metric", "Part", "Role", "Score", "find_role"]
 
 DEFAULT = "ba"
-_FOLDER = Path(__file__).parent
-# In the order in which they work in a chain.
-NAMES = tuple(name for name in ("ba", "po", "architect", "dev", "qa") if (_FOLDER / name / FILE).is_file())
 ENTRY_POINTS = "cpuft.roles"  # the group in which a package names the folders of its roles: NAME = "package:folder"
 
 
@@ -21,7 +19,7 @@ ENTRY_POINTS = "cpuft.roles"  # the group in which a package names the folders o
 def find_role(name: str) -> Role:
     """The role of a name, or in a folder of one's own. Raises ConfigError, which names the roles that there are."""
     if name in NAMES:
-        return read_role(_FOLDER / name)
+        return read_role(FOLDER / name)
     for entry in entry_points(group=ENTRY_POINTS, name=name):
         return read_role(Path(entry.load()))
     if "/" in name or (Path(name) / FILE).is_file():

@@ -9,11 +9,48 @@ import yaml
 
 # A document that a person will read is far shorter than this.
 MAX_CHARACTERS = 100_000
+# Nor is it nested so deep: time grows with the square of the depth, and whoever walks over the document must not fall.
+MAX_DEPTH = 40
 _FENCE = re.compile(r"\s*```[\w-]*\n(.*?)(?:\n```\s*)?", re.DOTALL)
 _KEY = re.compile(r"^([A-Za-z_]\w*):", re.MULTILINE)
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _Dumper(yaml.SafeDumper):
+    """Writes a text of several lines as it stands, behind a bar: code in quotes is hard to learn to write."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Whatever stands in two places is written twice: aliases are not read either."""
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML indents a block wrongly that begins with white space.
+    block = "\n" in text and not text[0].isspace()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if block else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+class ShallowLoader(yaml.SafeLoader):
+    """Reads YAML that is nested no deeper than MAX_DEPTH."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 - PyYAML's name
+        """Refuses a bracket too many."""
+        self._check_depth()
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        """Refuses an indentation too many."""
+        self._check_depth()
+        return super().add_indent(column)
+
+    def _check_depth(self) -> None:
+        if self.flow_level + len(self.indents) > MAX_DEPTH:
+            raise yaml.YAMLError("nested too deep")
+
+
+class _PlainLoader(ShallowLoader):
     """Reads YAML without aliases: a document needs none, and a few of them stand for gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -54,7 +91,7 @@ def read_fields(text: str) -> dict[str, Any]:
 def write_answer(document: Mapping[str, Any]) -> str:
     """A document as YAML, its fields in their order with an empty line between."""
     sections = (
-        yaml.safe_dump({name: value}, sort_keys=False, allow_unicode=True, width=10**6)
+        yaml.dump({name: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
         for name, value in document.items()
     )
     return "\n".join(sections)
@@ -63,5 +100,5 @@ def write_answer(document: Mapping[str, Any]) -> str:
 def _load(body: str) -> Any:
     try:
         return yaml.load(body, _PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-99-99
+    except Exception:  # PyYAML fails in any way: with a KeyError on !!bool x, a ValueError on the date 2024-99-99
         return None

@@ -19,6 +19,7 @@ import yaml
 
 from cpuft.errors import ConfigError, list_all_faults
 from cpuft.roles.role import USER, Example, Metric, Role
+from cpuft.roles.team import FOLDER, NAMES
 
 FILE = "role.yaml"
 _TEXT = {"type": "string", "minLength": 1}
@@ -42,6 +43,10 @@ _SEEDS: dict[str, Any] = {
         "properties": {"inputs": {"type": "object"}, "answer": {"type": "object"}},
     },
 }
+_LEXICON: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "minItems": 1, "items": {"type": ["string", "number"]}},
+}
 
 
 def read_role(folder: Path) -> Role:
@@ -53,8 +58,12 @@ def read_role(folder: Path) -> Role:
     unknown = [name for name in facts["sources"] if f"{{{name}}}" not in facts["question"]]
     if unknown:
         raise ConfigError(f"{folder / FILE}: question: {{{unknown[0]}}} is not in it, but sources names that input")
+    faults = [f"sources.{name}: {fault}" for name, source in facts["sources"].items() if (fault := _fault_of(source))]
+    if faults:
+        raise ConfigError(f"{folder / FILE}: {list_all_faults(faults)}")
     seeds = _checked(_yaml(folder / "seeds.yaml"), _SEEDS, folder / "seeds.yaml")
-    lexicon = _yaml(folder / "lexicon.yaml") if (folder / "lexicon.yaml").is_file() else {}
+    lexicon_file = folder / "lexicon.yaml"
+    lexicon = _checked(_yaml(lexicon_file), _LEXICON, lexicon_file) if lexicon_file.is_file() else {}
     return Role(
         name=folder.resolve().name,
         title=facts["title"],
@@ -73,6 +82,19 @@ def read_role(folder: Path) -> Role:
 def source_role(source: str) -> str | None:
     """The role that an input comes from; None where it is the user's."""
     return None if source == USER else source.partition(".")[0]
+
+
+def _fault_of(source: str) -> str | None:
+    """What is wrong with where an input comes from; None where nothing is."""
+    if source == USER:
+        return None
+    role, dot, field = source.partition(".")
+    if role not in NAMES:
+        return f"{source!r} is no source, expected {USER}, a role (one of {', '.join(NAMES)}) or ROLE.FIELD"
+    fields = _schema(FOLDER / role / "schema.json")["properties"]
+    if dot and field not in fields:
+        return f"{source!r}: {role} does not answer {field!r}, expected one of {', '.join(fields)}"
+    return None
 
 
 def _metric(path: Path) -> Metric:

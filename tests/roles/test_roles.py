@@ -7,9 +7,11 @@ import pytest
 
 from cpuft.errors import ConfigError
 from cpuft.roles import NAMES, Part, Score, find_role
-from cpuft.roles.folder import read_role
+from cpuft.roles.folder import read_role, source_role
 
 BA = Path(__file__).resolve().parents[2] / "cpuft" / "roles" / "ba"
+
+SOURCE = 'title: a\nquestion: "{{concept}}"\nsources: {{concept: {}}}\nanswer_keys: [c]\n'
 
 
 @pytest.fixture
@@ -65,11 +67,21 @@ def test_a_role_of_ones_own_is_a_folder(folder: Path) -> None:
             "title: a\nquestion: b\nsources: {concept: user}\nanswer_keys: [c]\n",
             r"\{concept\} is not in it",
         ),
+        (
+            "role.yaml",
+            SOURCE.format("chef"),
+            r"sources\.concept: 'chef' is no source, expected user, a role \(one of ba, po",
+        ),
+        ("role.yaml", SOURCE.format("user.name"), "'user.name' is no source"),
+        ("role.yaml", SOURCE.format("po.visions"), r"po does not answer 'visions', expected one of vision, alignment"),
+        ("role.yaml", SOURCE.format("po."), "po does not answer ''"),
         ("schema.json", "{", "no JSON Schema"),
         ("schema.json", '{"type": "array"}', "expected the schema of an object with properties"),
         ("metric.py", "def score(", "cannot be run .SyntaxError"),
         ("metric.py", "x = 1", "cannot be run .AttributeError"),
         ("seeds.yaml", "- inputs: 3", "seeds.yaml: 2 faults|seeds.yaml: "),
+        ("lexicon.yaml", "product: app", "lexicon.yaml: product: 'app' is not of type 'array'"),
+        ("lexicon.yaml", "- app", "lexicon.yaml: the file: "),
     ],
 )
 def test_a_broken_folder_says_what_is_wrong(file: str, text: str, sentence: str, folder: Path) -> None:
@@ -88,3 +100,17 @@ def test_a_folder_that_lacks_a_file_names_it(file: str, folder: Path) -> None:
 def test_an_unknown_role_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="chef: no such role, expected one of ba"):
         find_role("chef")
+
+
+def test_the_team_works_in_a_chain() -> None:
+    """Each role is asked what the user says or what an earlier one has answered."""
+    for i, name in enumerate(NAMES):
+        sources = find_role(name).sources.values()
+        assert {role for source in sources if (role := source_role(source))} <= set(NAMES[:i])
+    assert NAMES == ("ba", "po", "architect", "dev", "qa")
+
+
+@pytest.mark.parametrize("source", ["user", "qa", "architect.stories"])
+def test_a_role_of_ones_own_may_be_asked_what_any_role_answers(source: str, folder: Path) -> None:
+    (folder / "role.yaml").write_text(SOURCE.format(source))
+    assert read_role(folder).sources == {"concept": source}

@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cpuft.roles.answer import read_answer, read_fields
+from cpuft.roles.answer import read_fields
+from cpuft.roles.checks import filled_fields, point, text_of, valid_yaml
 from cpuft.roles.role import Inputs, Part, Score
 
 LISTS = {"functional_requirements": "FR", "non_functional_requirements": "NFR", "constraints": "C"}
@@ -26,26 +27,21 @@ MIN_ITEMS = 2
 def score(answer: str, inputs: Inputs) -> Score:  # noqa: ARG001 - the metric looks at the document alone
     """The score of a business analyst's answer."""
     fields = read_fields(answer)
-    missing = [name for name in FIELDS if not fields.get(name)]
     parts = {
-        "fields": _part(not missing, 1.0, f"these fields are missing or empty: {', '.join(missing)}"),
+        "fields": filled_fields(fields, FIELDS, 1.0),
         "title": _length("title", fields.get("title"), *TITLE_LENGTHS),
         "description": _length("description", fields.get("description"), DESCRIPTION_LENGTH),
         **{name: _list(name, fields.get(name), prefix) for name, prefix in LISTS.items()},
-        "yaml_valid": _part(read_answer(answer) is not None, 0.5, "the answer is not one valid YAML document"),
+        "yaml_valid": valid_yaml(answer, 0.5),
     }
     return Score.of(parts)
 
 
-def _part(good: bool, weight: float, fault: str) -> Part:
-    return Part(1.0, weight) if good else Part(0.0, weight, fault)
-
-
 def _length(name: str, text: Any, least: int, most: int | None = None) -> Part:
-    length = len(text.strip()) if isinstance(text, str) else 0
+    length = len(text_of(text))
     wanted = f"at least {least}" if most is None else f"{least} to {most}"
     good = length >= least and (most is None or length <= most)
-    return _part(good, 0.5, f"{name} has {length} characters, expected {wanted}")
+    return point(good, 0.5, f"{name} has {length} characters, expected {wanted}")
 
 
 def _list(name: str, items: Any, prefix: str) -> Part:
