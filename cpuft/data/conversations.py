@@ -113,11 +113,11 @@ class Conversations:
         Mistral's templates, for one, have the system message only while the user's message is the last. The answer
         begins where the text begins to depend on its content, but for a space that stands before words alone.
         """
-        header = header if end.startswith(header) else header.rstrip()
-        if not end.startswith(header) or len(end) == len(header):
+        start = common_prefix(header, end)
+        if header[start:].strip() or start == len(end):
             raise ExampleError(f"the chat template rewrites what is before messages[{turn}], so it cannot be found")
-        space, asked = (text[len(text.rstrip()) :] for text in (header, prompt))
-        return (space.removeprefix(asked) if space.startswith(asked) else "") + end[len(header) :]
+        space, asked = (text[len(text.rstrip()) :] for text in (header[:start], prompt))
+        return (space.removeprefix(asked) if space.startswith(asked) else "") + end[start:]
 
     def _answer(
         self, text: str, span: tuple[int, int], turn: int, messages: Sequence[Message], tools: list[Any] | None

@@ -34,6 +34,8 @@ NO_SYSTEM = "{% for m in messages if m.role != 'system' %}<{{ m.content }}>{% en
 # Writes messages as JSON, where the order and the number of their keys show, and null where it is asked for it.
 OPEN = "{% for m in messages %}{{ m | tojson }}{{ m.name }}{{ none }}{% endfor %}"
 OPEN += "{{ (tools or []) | map(attribute='type') | tojson }}"
+# Has a developer beside its system, which the server knows by the sign of gpt-oss.
+CHANNELS = "{% for m in messages %}<|start|>{{ m.role }}<|channel|>{{ m.content }}<|end|>{% endfor %}"
 
 TEMPLATES: dict[str, str] = {
     "SmolLM2": SMOLLM2,
@@ -45,6 +47,7 @@ TEMPLATES: dict[str, str] = {
     "forgetful": FORGETFUL,
     "no system": NO_SYSTEM,
     "open": OPEN,
+    "channels": CHANNELS,
 }
 PUBLISHED = [
     "Qwen-Qwen2.5-7B-Instruct",

@@ -54,6 +54,21 @@ def test_an_answer_that_begins_as_the_prompt_ends(said: str) -> None:
     assert answers("qwen2", "Qwen-QwQ-32B", [USER, {**SAID, "content": said}]) == [[said + "<|im_end|>"]]
 
 
+def test_an_answer_that_begins_as_words_of_the_prompt() -> None:
+    asked = "{{ 'assistant: Here is what I think:' if add_generation_prompt }}"
+    template = each("{{ m.role }}: {{ m.content }}<|im_end|>\n", asked)
+    assert answers("qwen2", template, [USER, {**SAID, "content": "Here it is."}]) == [[" Here it is.<|im_end|>"]]
+
+
+def test_an_answer_begins_with_a_whole_tag() -> None:
+    """Where a template closes the thoughts that its prompt opens: <think> and </think> begin alike."""
+    turn = "<{{ m.role }}>{{ '</think>' if m.role == 'assistant' }}{{ m.content }}<|im_end|>"
+    written, _ = formatter("qwen2", each(turn, "{{ '<assistant><think>' if add_generation_prompt }}"))
+    assert len(written.examples(Chat([USER, SAID]), "f:1")) == 1
+    (note,) = written.notes
+    assert note == "the chat template asks for an answer with '<think>', which it leaves out of answers"
+
+
 def test_a_call_that_begins_as_the_prompt_ends() -> None:
     answer = '<tool_call>\n{"name": "weather", "arguments": {"place": "here"}}\n</tool_call><|im_end|>'
     assert answers("qwen2", "Qwen-QwQ-32B", [USER, call({"place": "here"})]) == [[answer]]
@@ -104,6 +119,18 @@ def test_calls_where_the_template_has_them_in_another_way_once_they_are_there() 
         ExampleError, match=r"messages\[0\]\.content: the chat template leaves it out of what comes before"
     ):
         answers("llama-spm", MISTRAL, [SYSTEM, *turns])  # as asked for the last answer, there is no system message
+
+
+def test_a_call_where_a_space_stands_before_words_alone() -> None:
+    """As in older templates of Mistral's, which also have the system message only while the user's is the last."""
+    template = "{% set system = messages[0].content + ' ' if messages[0].role == 'system' else '' %}" + each(
+        "{% if m.role == 'user' %}[INST]{{ system if loop.last }}{{ m.content }}[/INST]\n"
+        "{% elif m.tool_calls %}{{ m.tool_calls[0].function | tojson }}</s>"
+        "{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}"
+    )
+    called = '{"name": "weather", "arguments": {"place": "here"}}</s>'
+    assert answers("llama-spm", template, [SYSTEM, USER, call({"place": "here"})]) == [[called]]
+    assert answers("llama-spm", template, [SYSTEM, USER, SAID]) == [[" Hello!</s>"]]
 
 
 @pytest.mark.parametrize(
