@@ -10,7 +10,7 @@ from typing import Any
 
 from cpuft.chat.alignment import common_prefix
 from cpuft.chat.message import Message
-from cpuft.chat.normalization import Taken, normalized
+from cpuft.chat.normalization import Taken, normalized, normalized_tools
 from cpuft.chat.template import ChatTemplate
 from cpuft.data.completeness import Answer, Written, check_complete, check_marks, marked, shape_of
 from cpuft.data.records import Chat
@@ -38,6 +38,9 @@ class Conversations:
         if messages[0]["role"] in ("system", "developer") and not self._template.takes_system:
             self._notes["the chat template has no system role: the system prompt went before the user's words"] = None
         texts = self._written(chat.messages, chat)
+        names = [tool["function"]["name"] for tool in normalized_tools(chat.tools) or ()]
+        if any(name not in written.text for name in names for written in texts):
+            self._notes["the chat template has no place for tools: the text is without their descriptions"] = None
         for written in texts:
             check_complete(messages, written)
         self._check_shape(messages, chat)
@@ -66,10 +69,9 @@ class Conversations:
         prompts = [self._template.render(messages[:i], answer=True, tools=tools) for i in turns]
         ends = [self._render(messages[: i + 1], tools) for i in turns]
         spans = [self._span(whole, prompt, end) for prompt, end in zip(prompts, ends, strict=True)]
-        if None not in spans:
-            answers = [
-                self._answer(whole, span, i, messages, tools) for i, span in zip(turns, spans, strict=True) if span
-            ]
+        found = [(i, span) for i, span in zip(turns, spans, strict=True) if span is not None]
+        if len(found) == len(turns):
+            answers = [self._answer(whole, span, i, messages, tools) for i, span in found]
             return [Written(whole, answers, len(messages) - 1)]
         if len(turns) > 1:
             self._notes["the chat template rewrites earlier turns: each answer became a sequence of its own"] = None

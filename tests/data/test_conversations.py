@@ -199,6 +199,14 @@ def test_what_a_template_must_not_do(
         answers(vocabulary, template, messages)
 
 
+def test_tools_that_the_template_leaves_out_are_told_of() -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "description": "It."}}]
+    for template, notes in ((PHI, 1), (QWEN, 0)):
+        written, _ = formatter("qwen2", template)
+        assert written.examples(Chat([USER, SAID], tools), "f:1")
+        assert len([note for note in written.notes if "has no place for tools" in note]) == notes
+
+
 def test_marks_are_counted_for_every_shape() -> None:
     """A shape that was found good does not speak for another."""
     written, _ = formatter(
