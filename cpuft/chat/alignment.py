@@ -87,22 +87,40 @@ class AlignedTokenizer:
         """Where each token's piece lies, from left to right.
 
         Two liberties of tokenizers are allowed for: a space that they put before a word, and white space that they
-        swallow beside a control token.
+        swallow beside a control token. A piece of spaces behind such a token may be either that white space or, written
+        as SPACE_MARK, what follows it: the whole text tells which, so where the one does not fit, the other is tried.
         """
-        spans, position = [], 0
-        for token in tokens:
-            piece = self.piece(token).text
-            span = _match(piece, text, position)
-            if span is None:
-                behind = len(text) - len(text[position:].lstrip(SPACE))
-                span = _match(piece, text, behind)
-            if span is None:
-                raise ExampleError(_unknown(text, position))
-            spans.append(span)
-            position = span.end
-        if text[position:].strip(SPACE):
-            raise ExampleError(_unknown(text, position))
+        spans, end = self._walk(tokens, text, swallowed=False)
+        if end is not None and SPACE_MARK in text:
+            spans, again = self._walk(tokens, text, swallowed=True)
+            end = again if again is None else end
+        if end is not None:
+            raise ExampleError(_unknown(text, end))
         return spans
+
+    def _walk(self, tokens: Sequence[int], text: bytes, *, swallowed: bool) -> tuple[list[Span], int | None]:
+        """The spans of the tokens, and where in the text there is none for it; None: there is one for all of it.
+
+        swallowed: white space behind a control token has no token, wherever that can be.
+        """
+        spans: list[Span] = []
+        position, after_control = 0, False
+        for token in tokens:
+            piece, control = self.piece(token)
+            places = [position]
+            if after_control and swallowed:
+                places.insert(0, _behind_space(text, position))
+            span = next((span for place in places if (span := _match(piece, text, place))), None)
+            span = span or _match(piece, text, _behind_space(text, position))
+            if span is None:
+                return spans, position
+            spans.append(span)
+            position, after_control = span.end, control
+        return spans, position if text[position:].strip(SPACE) else None
+
+
+def _behind_space(text: bytes, position: int) -> int:
+    return len(text) - len(text[position:].lstrip(SPACE))
 
 
 def _match(piece: bytes, text: bytes, position: int) -> Span | None:

@@ -4,27 +4,36 @@
     {"prompt": "…", "completion": "…"}
     {"text": "…"}
 
-Further keys of a line are ignored. A fault is named by its line and does not hide the faults after it.
+Further keys of a line are ignored, and so are those whose value is null. An assistant's message with "weight": 0 (or
+"train", "loss" or "trainable": false) is read, but not trained on. A fault is named by its line and does not hide the
+faults after it.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cpuft.chat.message import ROLES, Message
+from cpuft.chat.normalization import check_characters
+from cpuft.data.json_lines import read_values
 from cpuft.errors import DatasetError, ExampleError
 
 FORMATS = '{"messages": […]}, {"prompt": …, "completion": …} or {"text": …}'
+# By these an assistant's message says whether it is trained on: OpenAI's word, and those of other trainers.
+TRAIN_KEYS = ("weight", "train", "loss", "trainable")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation whose last message is the assistant's."""
+    """A conversation whose last message is the assistant's, and trained on.
+
+    untrained: the places of those of the assistant's messages that are not.
+    """
 
     messages: Sequence[Message]
     tools: list[Any] | None = None
+    untrained: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -51,40 +60,23 @@ def read_records(path: Path) -> Iterator[tuple[int, Record | ExampleError]]:
     Raises DatasetError where the file cannot be read or holds no example at all.
     """
     n_examples = 0
-    try:
-        with path.open("rb") as stream:
-            for line, raw in enumerate(stream, 1):
-                raw = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
-                if not raw.strip():
-                    continue
-                n_examples += 1
-                try:
-                    yield line, _record(_decode(raw))
-                except ExampleError as fault:
-                    yield line, fault
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file, expected a dataset of JSON lines") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot read the dataset: {error.strerror}") from error
+    for line, value in read_values(path):
+        n_examples += 1
+        try:
+            yield line, _record(value) if not isinstance(value, ExampleError) else value
+        except ExampleError as fault:
+            yield line, fault
     if not n_examples:
         raise DatasetError(f"{path}: the file holds no examples, expected one JSON object a line, {FORMATS}")
-
-
-def _decode(raw: bytes) -> Any:
-    try:
-        return json.loads(raw.decode().rstrip("\r\n"))
-    except UnicodeDecodeError as error:
-        raise ExampleError(f"byte {error.start + 1} of the line is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ExampleError(f"not valid JSON: {error.msg} at column {error.colno}, expected {FORMATS}") from None
-    except RecursionError:
-        raise ExampleError("the JSON is nested too deeply") from None
 
 
 def _record(value: Any) -> Record:
     if not isinstance(value, dict):
         raise ExampleError(f"found {_kind(value)}, expected an object {FORMATS}")
+    value = _given(value)
     shapes = [key for key in ("messages", "prompt", "text") if key in value]
+    if shapes == ["messages", "prompt"] and "completion" not in value:
+        shapes = ["messages"]  # as in UltraChat, whose prompt is the first message's text
     if len(shapes) != 1:
         found = " and ".join(shapes) or f"the keys {', '.join(map(repr, value)) or 'of an empty object'}"
         raise ExampleError(f"found {found}, expected exactly one of {FORMATS}")
@@ -95,6 +87,11 @@ def _record(value: Any) -> Record:
     return _chat(value)
 
 
+def _given(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that have a value: whoever exports columns writes null where a line has none."""
+    return {key: inner for key, inner in value.items() if inner is not None}
+
+
 def _chat(value: Mapping[str, Any]) -> Chat:
     messages, tools = value["messages"], value.get("tools")
     if not isinstance(messages, list) or not messages:
@@ -103,11 +100,22 @@ def _chat(value: Mapping[str, Any]) -> Chat:
         raise ExampleError(f"tools: found {_kind(tools)}, expected a list")
     for i, message in enumerate(messages):
         _check_message(message, f"messages[{i}]")
+    check_characters(messages, "messages")
+    check_characters(tools, "tools")
     if messages[-1]["role"] != "assistant":
         raise ExampleError(f"the last message is the {messages[-1]['role']}'s, expected an answer to learn")
     if messages[0]["role"] == "assistant":
         raise ExampleError("the first message is the assistant's, expected a system or user message that it answers")
-    return Chat(messages, tools)
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    untrained = frozenset(i for i in answers if not _is_trained(messages[i], f"messages[{i}]"))
+    if len(untrained) == len(answers):
+        raise ExampleError("each of the assistant's messages says not to train on it, expected an answer to learn")
+    last = max(i for i in answers if i not in untrained)  # what comes after it teaches nothing
+    return Chat(
+        [_given(message) for message in messages[: last + 1]],
+        tools or None,
+        untrained - {*range(last, answers[-1] + 1)},
+    )
 
 
 def _check_message(message: Any, where: str) -> None:
@@ -123,6 +131,17 @@ def _check_message(message: Any, where: str) -> None:
         raise ExampleError(f"{where}.content: the assistant says nothing, expected a text to learn")
 
 
+def _is_trained(message: Mapping[str, Any], where: str) -> bool:
+    """Whether an assistant's message is to be learnt, which the formats of others say in words of their own."""
+    said = {key: message[key] for key in TRAIN_KEYS if message.get(key) is not None}
+    for key, wish in said.items():
+        if wish not in (0, 1):  # true and false among them
+            raise ExampleError(f"{where}.{key}: found {wish!r}, expected 1 or true to train on it, 0 or false not to")
+    if len({bool(wish) for wish in said.values()}) > 1:
+        raise ExampleError(f"{where}: {' and '.join(said)} contradict each other about training on the message")
+    return all(said.values())
+
+
 def _string(value: Mapping[str, Any], key: str, prefix: str = "") -> str:
     text = value.get(key)
     if not isinstance(text, str):
@@ -130,8 +149,7 @@ def _string(value: Mapping[str, Any], key: str, prefix: str = "") -> str:
         raise ExampleError(f"{prefix}{key}: found {found}, expected a text")
     if not text and key != "prompt" and not prefix:
         raise ExampleError(f"{key}: found an empty text, expected something to learn")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ExampleError(f"{prefix}{key}: it holds half of a surrogate pair, which is no character")
+    check_characters(text, prefix + key)
     return text
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from cpuft.backends.generator import GREEDY, Generator, Sampling
 from cpuft.chat.message import Completion, Message
-from cpuft.data.records import Chat, read_records
-from cpuft.errors import DatasetError
+from cpuft.chat.normalization import Taken, normalized
+from cpuft.data.records import Chat, Record, read_records
+from cpuft.errors import DatasetError, ExampleError
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Inputs, Metric, Role, Score
 
@@ -93,11 +94,10 @@ def read_cases(path: Path, role: Role) -> list[Case]:
     """The questions of a test set of conversations. Raises DatasetError, which names the first bad lines."""
     cases, faults = [], []
     for line, record in read_records(path):
-        if isinstance(record, Chat) and any(message["role"] == "user" for message in record.messages):
+        try:
             cases.append(_case(record, role))
-        else:
-            wanted = 'expected a conversation {"messages": […]} in which a user asks'
-            faults.append(f"{path}:{line}: {record if isinstance(record, Exception) else wanted}")
+        except ExampleError as fault:
+            faults.append(f"{path}:{line}: {fault}")
     if faults:
         raise DatasetError("; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else ""))
     return cases
@@ -124,8 +124,13 @@ def _mean_score(answers: Sequence[Answer]) -> float:
     return sum(answer.score.total for answer in answers) / len(answers)
 
 
-def _case(chat: Chat, role: Role) -> Case:
-    *question, answer = chat.messages
-    messages = tuple({"role": m["role"], "content": m["content"]} for m in question)
-    user = next(m["content"] for m in reversed(messages) if m["role"] == "user")
-    return Case(role.inputs_of(user), messages, str(answer["content"]))
+def _case(record: Record | ExampleError, role: Role) -> Case:
+    if isinstance(record, ExampleError):
+        raise record
+    if not isinstance(record, Chat) or not any(message["role"] == "user" for message in record.messages):
+        raise ExampleError('expected a conversation {"messages": […]} in which a user asks')
+    if record.tools:
+        raise ExampleError("tools: found descriptions of tools, which models are asked without here: take them out")
+    *question, answer = normalized(record.messages, Taken(developer=True))
+    user = next(message["content"] for message in reversed(question) if message["role"] == "user")
+    return Case(role.inputs_of(user), tuple(question), str(answer["content"]))

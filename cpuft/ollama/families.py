@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cpuft.chat.message import Message
-from cpuft.chat.template import PROBE, ChatTemplate, chat_template_of
+from cpuft.chat.normalization import PROBE
+from cpuft.chat.template import ChatTemplate, chat_template_of
 from cpuft.errors import ExampleError
 from cpuft.gguf.reader import Gguf
 

@@ -67,6 +67,21 @@ def test_a_word_is_where_its_tokens_are(vocabulary: str) -> None:
         assert b"".join(tokenizer.piece(token).text for token in inside).strip() == b"Antananarivo"
 
 
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("<|end|>  ▁", (9, 12)),  # the control token swallows both spaces; ▁ is a space to this vocabulary, and alone
+        ("<|end|> \n▁▂▃", (17, 18)),  # three tokens stand for the bytes of ▃
+        ("▁<|end|>▁▁", (10, 16)),
+        ("<|user|>\n▁▁▂ ▁<|end|>", (22, 29)),
+    ],
+)
+def test_a_sparkline_behind_a_control_token(text: str, last: tuple[int, int]) -> None:
+    _, tokenizer = formatter("phi-3")
+    _, spans = tokenizer.tokenize(text)
+    assert spans[-1] == last
+
+
 def test_a_bos_that_the_text_has_is_not_doubled() -> None:
     _, tokenizer = formatter("llama-bpe")
     with_bos, spans = tokenizer.tokenize("<|begin_of_text|>Hello there")

@@ -63,6 +63,21 @@ def test_faults_of_a_test_set_are_named_by_line(tmp_path: Path) -> None:
         read_cases(path, ROLE)
 
 
+def test_a_case_with_a_call_keeps_it(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "find", "arguments": {"term": "care"}}, "id": "1"}
+    calling = {"role": "assistant", "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "none"}
+    chat = [{"role": "user", "content": "Concept: care"}, calling, result, {"role": "assistant", "content": "title: x"}]
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps({"messages": chat}) + "\n" + json.dumps({"messages": chat[:2]}))
+    whole, called = read_cases(path, ROLE)
+    assert list(whole.messages) == [chat[0], {**calling, "content": ""}, result]
+    assert (whole.inputs["concept"], whole.reference, called.reference) == ("care", "title: x", "")
+    path.write_text(json.dumps({"messages": chat, "tools": [{"type": "function", "function": {"name": "find"}}]}))
+    with pytest.raises(DatasetError, match=r"test\.jsonl:1: tools: found descriptions of tools, .*: take them out"):
+        read_cases(path, ROLE)
+
+
 def test_eval_command_with_a_random_model(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "tiny.gguf", n_ctx=1024)
     report = tmp_path / "report.json"

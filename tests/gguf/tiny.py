@@ -1,5 +1,6 @@
 """Tiny random llama models with a byte vocabulary: real enough for llama.cpp to load, quantize and generate."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -31,12 +32,13 @@ def write_tiny_model(
     tied: bool = False,
     half: bool = False,
     seed: int = 0,
-    chat_template: str | None = CHAT_TEMPLATE,
+    chat_template: str | Sequence[Mapping[str, str]] | None = CHAT_TEMPLATE,
     special: tuple[str, ...] = SPECIAL,
     add_bos: bool = False,
 ) -> Path:
     """Writes a model with random weights in F32 (or matrices in F16, where `half` is set).
 
+    chat_template: Jinja, or several as {"name": …, "template": …}, of which "default" is what the others vary.
     special: the unknown token, BOS, EOS, and further control tokens.
     """
     rng = np.random.default_rng(seed)
