@@ -115,7 +115,7 @@ def test_a_file_that_answers_worse_is_not_picked(folder: Path, tmp_path: Path) -
 
 def test_where_no_file_is_good_enough_nothing_is_written(folder: Path, tmp_path: Path) -> None:
     result = ship(folder, tmp_path / "tuned.gguf", "--types", "q4_0", "--max-kl", "0")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "Nothing was written" in result.output
     assert list(tmp_path.iterdir()) == []
 
