@@ -14,7 +14,7 @@ from typing import Any
 
 from cpuft.errors import ConfigError
 from cpuft.machine.disk import disk_errors
-from cpuft.machine.locks import hidden, lock_now, stands_at, sweep, take_folder
+from cpuft.machine.locks import hidden, lock_now, remove_left, stands_at, sweep, take_folder
 
 # What fsync(2) says of a file system, or of a folder in it, that it cannot sync.
 UNSYNCED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
@@ -65,21 +65,23 @@ def destination(path: Path) -> Path | None:
 def _new_file(target: Path) -> tuple[Path, int]:
     """Makes the temporary file of `target`; returns it with the descriptor that keeps its lock until it is closed.
 
-    The lock tells the files that are being written from those that killed processes left, which are removed.
+    The lock tells a file that is being written from one that a killed process left, which is removed. Where another
+    process writes to the same target, the file has one more word in its name.
     """
-    before = hidden(target, _ending("")).name.removesuffix(_ending(""))
-    sweep(target.parent, f"{glob.escape(before)}*.partial")
+    temporary = hidden(target, "partial")
+    remove_left(temporary)
     while True:
-        temporary = hidden(target, _ending(secrets.token_hex(4)))
-        # With the rights of any new file: the umask takes away from these.
-        lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            # With the rights of any new file: the umask takes away from these.
+            lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            before = hidden(target, "12345678.partial").name.removesuffix("12345678.partial")
+            sweep(target.parent, f"{glob.escape(before)}*.partial")
+            temporary = hidden(target, f"{secrets.token_hex(4)}.partial")
+            continue
         if lock_now(lock) is not False and stands_at(lock, temporary):
             return temporary, lock
         os.close(lock)  # another process swept it before it was locked
-
-
-def _ending(word: str) -> str:
-    return f"{word:_<8}.partial"
 
 
 def require_place(path: Path, what: str, inputs: Iterable[Path] = ()) -> None:

@@ -96,19 +96,24 @@ def take_folder(folder: Path, path: Path) -> int:
 
 
 def sweep(folder: Path, pattern: str = UNFINISHED) -> None:
-    """Removes what killed processes left in a folder: files and folders of a pattern that no living process has locked.
-
-    Where the file system has no locks all stays, since nobody knows what is in use.
-    """
+    """Removes what killed processes left in a folder: files and folders of a pattern, as `remove_left`."""
     for entry in list(folder.glob(pattern)):
-        with suppress(OSError):  # another process sweeps, too, or it may not be removed: it stays
-            access = os.O_RDONLY if entry.is_dir() else os.O_RDWR  # NFS locks only what is open for writing
-            descriptor = os.open(entry, access | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                if lock_now(descriptor) and stands_at(descriptor, entry):
-                    _remove(entry)
-            finally:
-                os.close(descriptor)
+        remove_left(entry)
+
+
+def remove_left(entry: Path) -> None:
+    """Removes a file or folder that no living process has locked, if there is one.
+
+    Where the file system has no locks it stays, since nobody knows whether it is in use.
+    """
+    with suppress(OSError):  # another process removes it, too, or it may not be removed: it stays
+        access = os.O_RDONLY if entry.is_dir() else os.O_RDWR  # NFS locks only what is open for writing
+        descriptor = os.open(entry, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if lock_now(descriptor) and stands_at(descriptor, entry):
+                _remove(entry)
+        finally:
+            os.close(descriptor)
 
 
 def lock_now(descriptor: int) -> bool | None:

@@ -160,13 +160,17 @@ def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path: P
     path = tmp_path / "target[1]"
     subprocess.run([sys.executable, "-c", KILLED, "atomic_write", str(path)], check=False)
     (left,) = tmp_path.iterdir()
+    assert left.read_text() == "half"
     with atomic_write(path) as mine:
+        assert mine.read_text() == ""
         mine.write_text("mine")
-        assert not left.exists()
         with atomic_write(path) as other:
             assert sorted(tmp_path.iterdir()) == sorted([mine, other])
         sweep(tmp_path)
     assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / ".other.partial").touch()
+    sweep(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
