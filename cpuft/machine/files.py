@@ -17,7 +17,7 @@ from cpuft.machine.disk import disk_errors
 from cpuft.machine.locks import hidden, lock_now, remove_left, stands_at, sweep, take_folder
 
 # What fsync(2) says of a file system, or of a folder in it, that it cannot sync.
-UNSYNCED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
 
 
 @contextmanager

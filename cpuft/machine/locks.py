@@ -19,7 +19,7 @@ LOCK = ".lock"
 UNFINISHED = ".*.partial"  # what is on its way to a name of its own, see `hidden`
 # What flock(2) says where a file system has no locks; the last one is NFS's for a folder, which cannot be opened for
 # writing.
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 LONGEST_NAME = 255  # bytes, on nearly every file system
 
 

@@ -207,8 +207,10 @@ def _read(path: Path) -> Found:
         raise _UnusableError(f"damaged: it has no {Path(error.filename).name}", damaged=True) from error
     except OSError as error:
         raise _UnusableError(f"it cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _UnusableError(f"damaged: {STATE} is not what was written", damaged=True) from error
+    except ValueError as error:
+        raise _UnusableError(f"damaged: {STATE} is not JSON", damaged=True) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _UnusableError(f"{STATE} holds other things than expected: another version of cpuft wrote it") from error
     if not whole:
         raise _UnusableError("damaged: its files do not have their sums", damaged=True)
     return Found(path, state, fingerprints)

@@ -131,7 +131,11 @@ def _train(config: Path, run: Path) -> tuple[float, float]:
     command += ["--train", data.TRAIN, "--val", data.VALIDATION, "--overwrite"]
     began = time.monotonic()
     process = subprocess.Popen(bound(command))
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:  # it hears of Ctrl-C, too, and writes its checkpoint
+        process.wait()
+        raise
     seconds = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode == INTERRUPTED:

@@ -91,11 +91,11 @@ def test_who_reads_only_the_beginning_does_not_end_the_run(inputs: Inputs, tmp_p
 def test_an_output_that_takes_nothing_is_not_the_fault_of_the_run(
     more: list[str], inputs: Inputs, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
+    run, config = tmp_path / "run", tmp_path / "config.yaml"
+    config.write_text("quantization: {load_in_4bit: true}\n")  # of which there is something to say
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command(inputs, run, *more), cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
+        words = command(inputs, run, "--config", str(config), *more)
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert steps(run)[-1] == 9
     assert (run / "adapter.gguf").is_file()
     *_, last = done.stderr.splitlines() or [""]
