@@ -127,13 +127,33 @@ def _mistake(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in REFUSED:
         where, why = error.filename or "the system", (error.strerror or "").lower()
         return f"{where}: {why}: ask for access, or choose another place"
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd, or of tempfile
-        return f"no folder to work in ({error.strerror}): change to one that is there, and set TMPDIR to another"
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return _missing_surroundings(error)
     if isinstance(error, ImportError) and "socksio" in str(error):  # of httpx, which would need it for such a proxy
         return (
             "the environment names a SOCKS proxy (ALL_PROXY or HTTPS_PROXY), and the package for one is not installed: "
             "run `pip install socksio`, or name an HTTP proxy"
         )
+    if isinstance(error, ValueError) and "proxy URL" in str(error):  # of httpx, too
+        return f"the environment names an impossible proxy ({error}): set ALL_PROXY or HTTPS_PROXY to http://HOST:PORT"
+    if (
+        isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed"
+    ):  # how Python keeps such bytes
+        return "an argument or the name of a file holds bytes that are not UTF-8: give it in UTF-8, or rename the file"
+    return None
+
+
+def _missing_surroundings(error: FileNotFoundError) -> str | None:
+    """The sentence for what no command can do without and the system names no path of; None for all else."""
+    if "temporary directory" in (error.strerror or ""):
+        return f"{error.strerror}: set TMPDIR to a folder that can be written"
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the current folder has been removed: change to one that is there"
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if (certificates := os.environ.get(name)) and not os.path.exists(certificates):
+            return f"{certificates}: no such certificates, but {name} names them: mend or unset it"
     return None
 
 

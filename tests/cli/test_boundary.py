@@ -103,6 +103,28 @@ def test_a_user_without_an_entry_and_a_home() -> None:
             assert done.stderr.startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("ALL_PROXY", "foo://x", "the environment names an impossible proxy (Unknown scheme for proxy URL"),
+        (
+            "SSL_CERT_FILE",
+            "/none.pem",
+            "/none.pem: no such certificates, but SSL_CERT_FILE names them: mend or unset it",
+        ),
+    ],
+)
+def test_an_environment_that_cannot_be(name: str, value: str, sentence: str, run_cpuft: RunCpuft) -> None:
+    done = run_cpuft("models", "pull", "hf:ORG/REPO/model.gguf", env={"HTTPS_PROXY": None, name: value})
+    assert (done.returncode, done.stderr.startswith(f"Error: {sentence}")) == (2, True), done.stderr
+
+
+def test_words_that_are_no_text(given: dict[str, str]) -> None:
+    words = ["generate", "--model", given["MODEL"], "--prompt", os.fsdecode(b"\xff"), "--max-tokens", "1"]
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, "holds bytes that are not UTF-8" in result.output) == (2, True)
+
+
 @pytest.mark.parametrize("reference", ["hf:ORG/REPO/model.gguf", "ollama:none"])
 def test_a_socks_proxy_without_its_package(reference: str, run_cpuft: RunCpuft, tmp_path: Path) -> None:
     proxy = {"ALL_PROXY": "socks5://127.0.0.1:9", "HTTPS_PROXY": None, "https_proxy": None, "HF_HOME": str(tmp_path)}
@@ -120,7 +142,7 @@ def test_a_current_folder_that_is_gone(given: dict[str, str], tmp_path: Path) ->
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path / "gone", env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert done.stderr.startswith("Error: no folder to work in (")
+    assert done.stderr.startswith("Error: the current folder has been removed")
 
 
 def test_no_place_for_temporary_files(given: dict[str, str], tmp_path: Path) -> None:
