@@ -136,9 +136,8 @@ def _mistake(error: Exception) -> str | None:
         )
     if isinstance(error, ValueError) and "proxy URL" in str(error):  # of httpx, too
         return f"the environment names an impossible proxy ({error}): set ALL_PROXY or HTTPS_PROXY to http://HOST:PORT"
-    if (
-        isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed"
-    ):  # how Python keeps such bytes
+    # How Python keeps bytes of the command line that are no text.
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return "an argument or the name of a file holds bytes that are not UTF-8: give it in UTF-8, or rename the file"
     return None
 
