@@ -43,8 +43,9 @@ lint: $(INSTALLED_DEV) ## Formatting, types, and paths named in documents
 
 peers: $(PEERS)/.installed ## Install what benchmarks compare with (PyTorch, transformers, PEFT) into an environment of its own
 
-clean: ## Remove the environment and what was made here; the compiled toolchain stays in ~/.cache/cpuft
-	rm -rf $(VENV) $(PEERS) build artifacts cpuft.egg-info
+# artifacts/ stays: the examples put bases, runs and merged models there, which may have taken days.
+clean: ## Remove the environments and what the build left here; artifacts/ and the toolchain in ~/.cache/cpuft stay
+	rm -rf $(VENV) $(PEERS) build cpuft.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

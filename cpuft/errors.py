@@ -14,12 +14,16 @@ CpuftError                 exit 1: our own fault
 
 The message is one sentence that names the thing, what was found, what was expected, and what to do.
 
+Exit codes that are no failures: 3 (VERDICT), 130 (INTERRUPTED) and 141 (UNHEARD).
+
 ExampleError               a ValueError on the way: what is wrong with one example, for whoever knows its file and line
 """
 
 from collections.abc import Sequence
 
+VERDICT = 3  # the command worked, and what it judged is not good enough
 INTERRUPTED = 130  # the shell's exit code for a program ended by Ctrl-C
+UNHEARD = 141  # the shell's exit code for a program whose output nobody reads any more, as before `| head -1`
 
 
 class CpuftError(Exception):

@@ -6,6 +6,7 @@ import click
 
 from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
+from cpuft.errors import VERDICT
 from cpuft.roles import Role
 from cpuft.toolchain.sources import project_dir
 from cpuft.workflow.demo import MIN_GAIN, MIN_YAML_VALID, run_demo, table
@@ -21,7 +22,7 @@ FILE = click.Path(path_type=Path)
 def demo(ctx: click.Context, output: Path, role: Role, config: Path | None) -> None:
     """Train the bundled tiny model to write requirements as YAML, merge it, and compare it with its base.
 
-    Exits with 1 where the tuned model is not clearly better.
+    Exits with 3 where the tuned model is not clearly better.
 
     \b
     Example:
@@ -33,4 +34,4 @@ def demo(ctx: click.Context, output: Path, role: Role, config: Path | None) -> N
     click.echo(f"Figures: {output / 'result.json'}; every answer: {output / 'answers.json'}")
     if not result.passed:
         click.echo(f"Failed: wanted a gain of {MIN_GAIN} in score and {MIN_YAML_VALID:.0%} valid YAML.", err=True)
-        ctx.exit(1)
+        ctx.exit(VERDICT)

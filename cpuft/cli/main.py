@@ -1,9 +1,9 @@
 """The `cpuft` command: a table of subcommands that are imported when they are used, and the boundary for errors."""
 
 import contextlib
-import errno
 import importlib
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -14,7 +14,9 @@ from typing import Any
 import click
 
 import cpuft
-from cpuft.errors import INTERRUPTED, CpuftError, UserError
+from cpuft.cli.streams import tell, usable_streams
+from cpuft.errors import INTERRUPTED, UNHEARD, CpuftError, UserError
+from cpuft.machine.disk import FULL, REFUSED
 from cpuft.machine.terminal import printable
 
 # Name of the subcommand -> (where its click command is, what the help page says of it), in the order of that page. What
@@ -80,6 +82,16 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, says) for name, (_, says) in COMMANDS.items()])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the whole command with streams that can be relied on."""
+        with usable_streams():
+            return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the command line inside the error boundary, and prints the help page where it is asked for."""
+        with error_boundary():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the subcommand inside the error boundary."""
         with error_boundary():
@@ -91,25 +103,59 @@ def error_boundary() -> Iterator[None]:
     """Turns whatever a command raises into `UserMistake` or `OwnFault`, keeping the cause."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise  # click knows what to do with these
+    except BrokenPipeError as error:
+        raise click.exceptions.Exit(UNHEARD) from error
     except KeyboardInterrupt as error:
-        click.echo("Interrupted", err=True)
+        tell("Interrupted", sys.stderr)
         raise click.exceptions.Exit(INTERRUPTED) from error
     except UserError as error:
         raise UserMistake(printable(str(error))) from error
     except CpuftError as error:
         raise OwnFault(printable(str(error))) from error
-    except MemoryError as error:
-        raise UserMistake("the memory of this machine is exhausted: close other programs or do less at once") from error
-    except PermissionError as error:
-        raise UserMistake(
-            f"{error.filename or 'the system'}: permission denied: ask for access, or choose another place"
-        ) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserMistake(f"the disk is full ({error}): free some space and run the command again") from error
-        raise OwnFault(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        if (mistake := _mistake(error)) is not None:
+            raise UserMistake(printable(mistake)) from error
+        raise OwnFault(printable(f"{type(error).__name__}: {' '.join(str(error).split())}")) from error
+
+
+def _mistake(error: Exception) -> str | None:
+    """The sentence for what a library or the system raises where the user can mend it; None for all else."""
+    if isinstance(error, MemoryError):
+        return "the memory of this machine is exhausted: close other programs or do less at once"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"the disk is full ({error}): free some space and run the command again"
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        where, why = error.filename or "the system", (error.strerror or "").lower()
+        return f"{where}: {why}: ask for access, or choose another place"
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return _missing_surroundings(error)
+    if isinstance(error, ImportError) and "socksio" in str(error):  # of httpx, which would need it for such a proxy
+        return (
+            "the environment names a SOCKS proxy (ALL_PROXY or HTTPS_PROXY), and the package for one is not installed: "
+            "run `pip install socksio`, or name an HTTP proxy"
+        )
+    if isinstance(error, ValueError) and "proxy URL" in str(error):  # of httpx, too
+        return f"the environment names an impossible proxy ({error}): set ALL_PROXY or HTTPS_PROXY to http://HOST:PORT"
+    # How Python keeps bytes of the command line that are no text.
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return "an argument or the name of a file holds bytes that are not UTF-8: give it in UTF-8, or rename the file"
+    return None
+
+
+def _missing_surroundings(error: FileNotFoundError) -> str | None:
+    """The sentence for what no command can do without and the system names no path of; None for all else."""
+    if "temporary directory" in (error.strerror or ""):
+        return f"{error.strerror}: set TMPDIR to a folder that can be written"
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the current folder has been removed: change to one that is there"
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if (certificates := os.environ.get(name)) and not os.path.exists(certificates):
+            return f"{certificates}: no such certificates, but {name} names them: mend or unset it"
+    return None
 
 
 def _write_log() -> Path:
@@ -117,11 +163,12 @@ def _write_log() -> Path:
     from cpuft.machine.cache import cache_dir  # not at the top: the help page does without it
 
     name = f"fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    for directory in (cache_dir() / "logs", Path(tempfile.gettempdir())):
+    for parent, below in ((cache_dir, "logs"), (tempfile.gettempdir, "")):
         try:
+            directory = Path(parent()) / below
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_text(traceback.format_exc(), encoding="utf-8")
-        except OSError:
+            (directory / name).write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        except (OSError, UserError):
             continue
         return directory / name
     return Path(os.devnull)

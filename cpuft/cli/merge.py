@@ -12,6 +12,7 @@ from cpuft.cli.options.adapter import adapter_option
 from cpuft.cli.options.model import model_option
 from cpuft.cli.options.output import json_option, megabytes
 from cpuft.cli.progress import Bars
+from cpuft.machine.files import require_regular
 from cpuft.machine.progress import Progress
 from cpuft.release.fidelity import measure_fidelity, require_measurable
 from cpuft.release.importance_text import importance_matrix
@@ -85,6 +86,7 @@ def checked_merge(
     others = [path for path in (imatrix, val) if path is not None]
     check_merge(model, output, adapter_path=adapter, file_type=file_type.lower(), others=others)
     if adapter is not None and val is not None:
+        require_regular(output, "the merged model, which is read again with --val")
         require_measurable(model, adapter, val, threads=threads)
     importance = None
     if imatrix is not None:

@@ -1,11 +1,14 @@
 """Progress bars on stderr, for whatever tells how far it is (`machine.progress`)."""
 
+import contextlib
 import sys
 import time
 from types import TracebackType
 from typing import IO, Any, Self
 
 from tqdm import tqdm
+
+from cpuft.cli.streams import tell
 
 # What takes less is over before anyone wonders.
 DELAY_SECONDS = 1.0
@@ -14,7 +17,7 @@ DELAY_SECONDS = 1.0
 class Bars:
     """A `Progress` that draws a bar for each thing that is done; nothing where stderr is no terminal.
 
-    Use it as a context manager. shown: False draws nothing at all.
+    Use it as a context manager. shown: False draws nothing at all. On a terminal that fails, no more is drawn.
     """
 
     def __init__(self, *, shown: bool = True) -> None:
@@ -23,6 +26,13 @@ class Bars:
 
     def __call__(self, what: str, done: float, total: float, unit: str = "B", /, **facts: str) -> None:
         """Moves the bar of `what` to `done` of `total`."""
+        try:
+            self._draw(what, done, total, unit, facts)
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            self._shown = False
+            self._bars.clear()
+
+    def _draw(self, what: str, done: float, total: float, unit: str, facts: dict[str, str]) -> None:
         bar = self._bars.get(what)
         if bar is None:
             self._close_finished()
@@ -42,8 +52,9 @@ class Bars:
         bar.update(done - bar.n)
 
     def print(self, line: str, stream: IO[str]) -> None:
-        """Prints a line above the bars."""
+        """Prints a line above the bars, at once: who reads it at the other end of a pipe waits for it."""
         tqdm.write(line, file=stream)
+        stream.flush()
 
     def _close_finished(self) -> None:
         """A new thing begins: what is at its end, or has none that is known, makes room."""
@@ -58,7 +69,8 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for bar in self._bars.values():
-            bar.close()
+            with contextlib.suppress(OSError, ValueError):
+                bar.close()
 
 
 class Compiling(Bars):
@@ -76,4 +88,4 @@ class Compiling(Bars):
             return
         left = (time.monotonic() - began) / done * (total - done)
         until = f", about {left / 60:.0f} min left" if left >= 60 else ""
-        print(f"compiled {done:.0f} of {total:.0f}{until}", file=sys.stderr, flush=True)
+        tell(f"compiled {done:.0f} of {total:.0f}{until}", sys.stderr)

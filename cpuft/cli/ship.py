@@ -11,6 +11,7 @@ from cpuft.cli.options.model import model_option
 from cpuft.cli.options.output import json_option
 from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
+from cpuft.errors import VERDICT
 from cpuft.release.ship import ShipJob, ShipReport, choose_release
 
 FILE = click.Path(path_type=Path)
@@ -68,7 +69,7 @@ def ship(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Compare the ways to ship a tuned model, and write the smallest merged file that is good enough.
 
     The adapter beside its base, and merged files of each type with and without an importance matrix, in one table of KL
-    divergence, perplexity, score, size and speed. Exits with 1 where no merged file is good enough; then keep the
+    divergence, perplexity, score, size and speed. Exits with 3 where no merged file is good enough; then keep the
     adapter in a file of its own. docs/shipping.md explains the figures.
 
     \b
@@ -81,7 +82,7 @@ def ship(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     click.echo(json.dumps(report.as_json(), indent=2) if as_json else ship_table(report))
     if report.picked is None:
         click.echo(f"Nothing was written: there is no such file. {report.rule.capitalize()} was wanted.", err=True)
-        ctx.exit(1)
+        ctx.exit(VERDICT)
 
 
 def ship_table(report: ShipReport) -> str:

@@ -11,6 +11,7 @@ import click
 from cpuft.cli.options.configuration import FILE, configuration_options, read_configuration
 from cpuft.cli.options.model import model_option
 from cpuft.cli.progress import Bars
+from cpuft.cli.streams import tell
 from cpuft.config.keys import TrainJob
 from cpuft.errors import INTERRUPTED
 from cpuft.train.loop import Outcome, run_training
@@ -63,9 +64,12 @@ def train(
     job = TrainJob(model, train_file, output, config, val_file, resume, overwrite)
     with Bars() as bars:
         outcome = run_training(job, say=lambda line: bars.print(line, stream), progress=bars)
-    click.echo(json.dumps(asdict(outcome), default=str) if as_json else _summary(outcome))
+    if as_json:
+        click.echo(json.dumps(asdict(outcome), default=str))
+    else:
+        tell(_summary(outcome))  # what was trained stands, whether anyone hears of it or not
     if outcome.ended == "interrupted":
-        click.echo("Interrupted: run the same command with --resume to go on.", err=True)
+        tell("Interrupted: run the same command with --resume to go on.", sys.stderr)
         sys.exit(INTERRUPTED)
 
 

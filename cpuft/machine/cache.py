@@ -8,14 +8,25 @@ from pathlib import Path
 
 import platformdirs
 
+from cpuft.errors import ConfigError
+
 _CHUNK_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
-    """$CPUFT_CACHE, else the system's folder for a user's caches: on Linux $XDG_CACHE_HOME or ~/.cache."""
-    if explicit := os.environ.get("CPUFT_CACHE"):
-        return Path(explicit).expanduser().absolute()
-    return platformdirs.user_cache_path("cpuft", appauthor=False)
+    """$CPUFT_CACHE, else the system's folder for a user's caches: on Linux $XDG_CACHE_HOME or ~/.cache.
+
+    Raises ConfigError where that is below a home folder and nobody knows it: a user without an entry, no $HOME.
+    """
+    try:
+        explicit = os.environ.get("CPUFT_CACHE")
+        folder = Path(explicit) if explicit else platformdirs.user_cache_path("cpuft", appauthor=False)
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(
+            "the home folder of this user is not known, expected it in HOME: set HOME, or CPUFT_CACHE to a folder for "
+            "what can be made again"
+        ) from error
 
 
 def key_of(**parts: object) -> str:

@@ -1,5 +1,6 @@
 """How long work tells how far it is: whoever starts it hands in what shows it, and nothing else draws anything."""
 
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -23,5 +24,15 @@ def titled(progress: Progress, title: str) -> Progress:
 
     def told(_: str, done: float, total: float, unit: str = "B", /, **facts: str) -> None:
         progress(title, done, total, unit, **facts)
+
+    return told
+
+
+def unfailing(progress: Progress) -> Progress:
+    """The same progress for work that must not end where nobody can be told of it, as on a closed terminal."""
+
+    def told(what: str, done: float, total: float, unit: str = "B", /, **facts: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: a stream that was closed, a character that it has not
+            progress(what, done, total, unit, **facts)
 
     return told

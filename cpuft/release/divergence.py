@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cpuft.data.examples import Example
 from cpuft.engine import Engine, FloatArray
 from cpuft.errors import ModelError
-from cpuft.machine.disk import require_space
+from cpuft.machine.disk import disk_errors, require_space
 from cpuft.machine.progress import Progress, silent
 
 Float64Array = npt.NDArray[np.float64]
@@ -62,7 +62,8 @@ class ReferenceLogits:
         self._file = tempfile.TemporaryFile(prefix="cpuft-logits-")  # noqa: SIM115 - closed by close()
         losses = []
         for targets, logits in self._predictions(engine, "base + adapter"):
-            self._file.write(logits.data)
+            with disk_errors(folder, full=mend):
+                self._file.write(logits.data)
             for rows in _slices(len(targets), BLOCK_VALUES // self._width):
                 labels = targets[rows]
                 losses.append(-_log_softmax(logits[rows])[np.arange(labels.size), labels])

@@ -75,7 +75,8 @@ def _computed(data: Path, model: Path, adapter: Path | None, threads: int, progr
     with disk_errors(file), tempfile.TemporaryDirectory(prefix="cpuft-text-") as folder:
         file.parent.mkdir(parents=True, exist_ok=True)
         written = Path(folder) / data.name  # the matrix takes down this name
-        written.write_text(text, encoding="utf-8")
+        with disk_errors(written):
+            written.write_text(text, encoding="utf-8")
         compute_imatrix(
             model,
             written,

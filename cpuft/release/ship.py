@@ -20,7 +20,7 @@ from cpuft.errors import ConfigError
 from cpuft.evaluate.benchmark import Case, read_cases, run_benchmark
 from cpuft.gguf.reader import Gguf, read_gguf
 from cpuft.machine.disk import disk_errors, require_space
-from cpuft.machine.files import sync
+from cpuft.machine.files import require_regular, sync_folder
 from cpuft.machine.locks import scratch_folder
 from cpuft.machine.progress import Progress, silent, titled
 from cpuft.release.divergence import Divergence, ReferenceLogits
@@ -172,8 +172,9 @@ def choose_release(job: ShipJob, progress: Progress = silent, serve: Serve = Lla
     check_base(lora, base, job.adapter)
     inputs = (job.model, job.adapter, job.validation, job.test, job.imatrix)
     refuse_overwriting(job.output, [path for path in inputs if path is not None and path.exists()])
+    output = require_regular(job.output, "the picked file")
     cases = None if job.test is None or job.role is None else read_cases(job.test, job.role)
-    with scratch_folder(job.output) as folder:
+    with scratch_folder(output) as folder:
         candidates = _candidates(job, base, progress)
         needed = sum(
             sorted(candidate.n_bytes for candidate in candidates)[-2:]
@@ -182,7 +183,7 @@ def choose_release(job: ShipJob, progress: Progress = silent, serve: Serve = Lla
         with adapted_engine(job.model, lora, job.threads) as engine:
             examples = validation_examples(base, engine, job.validation, job.limit)
             with ReferenceLogits(engine, examples, progress) as reference:
-                comparison = _Comparison(job, reference, cases, serve, progress, folder)
+                comparison = _Comparison(job, reference, cases, serve, progress, folder, output)
                 unmerged = comparison.unmerged(engine, base)
                 engine.close()
                 rule = _rule(job, *unmerged)
@@ -219,7 +220,7 @@ def _rule(job: ShipJob, base: Variant, adapted: Variant) -> _Rule:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What all variants are measured with. Merged files lie in `folder` meanwhile."""
+    """What all variants are measured with. Merged files lie in `folder` meanwhile, which is beside `output`."""
 
     job: ShipJob
     reference: ReferenceLogits
@@ -227,6 +228,7 @@ class _Comparison:
     serve: Serve
     progress: Progress
     folder: Path
+    output: Path
 
     def unmerged(self, engine: Engine, base: Gguf) -> tuple[Variant, Variant]:
         """The base alone, and the adapter beside it. The engine's adapter is gone after it."""
@@ -258,8 +260,8 @@ class _Comparison:
                     path.unlink()
             if best is None:
                 return variants, None
-            best[2].replace(self.job.output)
-            sync(self.job.output.parent)
+            best[2].replace(self.output)
+            sync_folder(self.output.parent)
             return variants, best[1]
 
     def _merge(self, candidate: _Candidate, path: Path) -> Variant:

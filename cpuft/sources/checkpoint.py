@@ -15,8 +15,10 @@ from pathlib import Path
 from cpuft import toolchain
 from cpuft.errors import ModelError, ToolchainError
 from cpuft.machine import cache
+from cpuft.machine.child_process import bound
 from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import atomic_write
+from cpuft.machine.locks import sweep
 from cpuft.machine.progress import Progress
 
 WEIGHTS = ".safetensors"
@@ -59,6 +61,7 @@ def convert(folder: Path, progress: Progress) -> Path:
     _require_packages(folder)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target.parent)  # of other checkpoints, too: each may take gigabytes
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as name:
             view = Path(name) / (folder.resolve().name or "model")  # the converter takes the model's name from it
             view.mkdir()
@@ -93,7 +96,7 @@ def _require_packages(folder: Path) -> None:
 
 def _run(script: Path, view: Path, target: Path, folder: Path, progress: Progress) -> None:
     """Runs the converter, following its progress bar."""
-    command = [sys.executable, str(script), str(view), "--outfile", str(target)]
+    command = bound([sys.executable, script, view, "--outfile", target])
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     output = b""
     with subprocess.Popen(

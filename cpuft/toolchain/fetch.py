@@ -14,11 +14,13 @@ import yaml
 
 from cpuft.errors import ToolchainError, UserError
 from cpuft.machine.disk import disk_errors, full_disk, require_space
+from cpuft.machine.locks import sweep
 from cpuft.toolchain import mends
 from cpuft.toolchain.sources import DISK_MEND
 
 # The archive (77 MB), pip's own unpacked copy of it (217 MB), and ours.
 _SPACE = 550_000_000
+_FETCHING = ".fetch-"  # the folder of an unfinished download
 # What pip says when it cannot reach an index, for whatever reason.
 _UNREACHABLE = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|ConnectionResetError"
@@ -67,10 +69,11 @@ def fetch(lock: Lock, changes: Sequence[mends.Mend], sources: Path) -> Path:
     if tree.is_dir():
         return tree
     sources.mkdir(parents=True, exist_ok=True)
+    sweep(sources, f"{_FETCHING}*")  # killed processes left them; one process at a time builds
     require_space(sources, _SPACE, "the build", DISK_MEND)
     with (
         disk_errors(sources, full=DISK_MEND, refused=DISK_MEND),
-        tempfile.TemporaryDirectory(prefix=".fetch-", dir=sources) as name,
+        tempfile.TemporaryDirectory(prefix=_FETCHING, dir=sources) as name,
     ):
         temporary = Path(name)
         archive = _download(lock, temporary)

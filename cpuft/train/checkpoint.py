@@ -6,23 +6,26 @@ checkpoints/step-N/state.json      the step, the sums being logged, the best val
                                    sha256 of the two files above
 
 The order of the data and the dropout masks are functions of the seed and the step, so no random state is kept. A
-checkpoint appears whole or not at all; one whose files do not have their sums is passed over.
+checkpoint appears whole or not at all; one that is damaged or cannot be read is passed over, and stays until the run
+has come as far again: then a damaged one goes, and any other is kept as checkpoints/step-N.passed-over-….
 """
 
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cpuft.adapters.adapter import Adapter, read_adapter, write_adapter
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError, ConfigError, list_faults
+from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import atomic_folder
+from cpuft.machine.locks import sweep
 
 FORMAT = 1
 ADAPTER, OPTIMIZER, STATE = "adapter.gguf", "optimizer.npy", "state.json"
@@ -58,6 +61,23 @@ class State:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A checkpoint that a run can go on from, and the fingerprints of what the run was given."""
+
+    path: Path
+    state: State
+    fingerprints: dict[str, str]
+
+
+class _UnusableError(Exception):
+    """Why a checkpoint cannot be gone on from. damaged: it never can."""
+
+    def __init__(self, why: str, *, damaged: bool = False) -> None:
+        super().__init__(why)
+        self.damaged = damaged
+
+
+@dataclass(frozen=True)
 class AdapterShape:
     """What an adapter file says beside its tensors."""
 
@@ -80,37 +100,43 @@ def save(
     fingerprints: of what the run must be given again to be resumed (see `check_fingerprints`).
     """
     path = folder / f"step-{state.step}"
+    if path.exists():
+        with disk_errors(path):
+            _make_way(path)
     with atomic_folder(path) as temporary:
         save_adapter(temporary / ADAPTER, engine, shape)
         _save_optimizer(temporary / OPTIMIZER, engine)
         sums = {name: _sha256(temporary / name) for name in (ADAPTER, OPTIMIZER)}
         content = {"format": FORMAT, **asdict(state), "given": dict(fingerprints), "sha256": sums}
         (temporary / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    for _, old in _steps(folder)[:-limit]:
+    reached = [old for step, old in _steps(folder) if step <= state.step]  # later ones were passed over
+    for old in reached[:-limit]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
 
-def newest(folder: Path) -> tuple[Path, State, dict[str, str]] | None:
-    """The newest whole checkpoint with its state and what its run was given; None where there is none.
+def newest(folder: Path) -> tuple[Found | None, list[str]]:
+    """The newest checkpoint that can be gone on from, and a note where newer ones are passed over.
 
-    Newer ones that are damaged are removed.
+    None where there is no checkpoint at all. Raises ConfigError where there are some and none is of use: what the run
+    has so far would be lost if it were begun anew. Removes none of them.
     """
-    for leftover in folder.glob(".*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for _, path in reversed(_steps(folder)):
-        content = _read_state(path)
-        if content is not None:
-            fingerprints = content.pop("given")
-            del content["format"], content["sha256"]
-            return path, State(**{**content, "window": Window(**content["window"])}), fingerprints
-        shutil.rmtree(path, ignore_errors=True)
-    return None
-
-
-def last_step(folder: Path) -> int | None:
-    """The step of the newest checkpoint, None where there is none."""
-    return max((step for step, _ in _steps(folder)), default=None)
+    sweep(folder)
+    passed_over: list[str] = []
+    for step, path in reversed(_steps(folder)):
+        try:
+            found = _read(path)
+        except _UnusableError as error:
+            passed_over.append(f"{path.name} ({error})")
+            continue
+        notes = [f"Passed over: {', '.join(passed_over)}; the run goes on from step {step}"] if passed_over else []
+        return found, notes
+    if passed_over:
+        raise ConfigError(
+            f"{folder}: no checkpoint can be gone on from: {list_faults(passed_over)}: give --overwrite to begin "
+            "the run anew, or another --output"
+        )
+    return None, []
 
 
 def check_fingerprints(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -168,13 +194,37 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for step, path in found if step.isdecimal())
 
 
-def _read_state(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Found:
+    """A checkpoint that is whole. Raises _UnusableError."""
     try:
         content = json.loads((path / STATE).read_text(encoding="utf-8"))
-        whole = all(_sha256(path / name) == content["sha256"][name] for name in (ADAPTER, OPTIMIZER))
-    except (OSError, ValueError, KeyError):
-        return None
-    return content if whole and content["format"] == FORMAT else None
+        if (kind := content.pop("format")) != FORMAT:
+            raise _UnusableError(f"of format {kind!r}, expected {FORMAT}: another version of cpuft wrote it")
+        sums, fingerprints = content.pop("sha256"), content.pop("given")
+        state = State(**{**content, "window": Window(**content["window"])})
+        whole = all(_sha256(path / name) == sums[name] for name in (ADAPTER, OPTIMIZER))
+    except FileNotFoundError as error:
+        raise _UnusableError(f"damaged: it has no {Path(error.filename).name}", damaged=True) from error
+    except OSError as error:
+        raise _UnusableError(f"it cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise _UnusableError(f"damaged: {STATE} is not JSON", damaged=True) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _UnusableError(f"{STATE} holds other things than expected: another version of cpuft wrote it") from error
+    if not whole:
+        raise _UnusableError("damaged: its files do not have their sums", damaged=True)
+    return Found(path, state, fingerprints)
+
+
+def _make_way(path: Path) -> None:
+    """Takes what was passed over from the name of a new checkpoint: only what is damaged is removed."""
+    try:
+        _read(path)
+    except _UnusableError as error:
+        if error.damaged:
+            shutil.rmtree(path)
+            return
+    path.rename(path.with_name(f"{path.name}.passed-over-{secrets.token_hex(4)}"))
 
 
 def _sha256(path: Path) -> str:

@@ -32,12 +32,12 @@ from cpuft.gguf.reader import Gguf
 from cpuft.machine.cache import cache_dir
 from cpuft.machine.disk import disk_errors, require_space
 from cpuft.machine.files import atomic_write
+from cpuft.machine.locks import sweep
 from cpuft.machine.progress import Progress, silent
 
 MAGIC = b"CPUFTFR1"
 HEADER = struct.Struct("<8sqq32s8x")  # 64 bytes, so that the values after it are aligned
 UNUSED_SECONDS = 30 * 24 * 3600  # a KEY that no run opened for so long is removed: it may take many gigabytes
-ABANDONED_SECONDS = 3600  # an unfinished file of this age is a killed run's: writing one takes seconds at most
 READ_VALUES = 1 << 24  # of a tensor at a time, while its digest is made
 
 TokenArray = npt.NDArray[np.int32]
@@ -124,9 +124,7 @@ def open_frozen(engine: Engine, model: Gguf, first_layer: int) -> FrozenCache:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)  # it is in use
-        for unfinished in folder.glob(".*.partial"):
-            if _age(unfinished) > ABANDONED_SECONDS:
-                unfinished.unlink(missing_ok=True)
+        sweep(folder)
         for other in root.iterdir():
             if re.fullmatch("[0-9a-f]{64}", other.name) and _age(other) > UNUSED_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 class Listener(Protocol):
     """Hears what the training loop has to say, in the order in which it happens.
 
-    A listener that fails ends the run; one that may fail without harm catches its own errors.
+    An OSError or ValueError of a listener is passed over, and said once: a closed terminal or a lost connection ends no
+    run. A CpuftError ends it, such as that the run's own records cannot be written.
     """
 
     def note(self, line: str) -> None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from cpuft.config.keys import TrainJob
 from cpuft.engine import Engine
 from cpuft.errors import ConfigError, EngineError, ModelError
 from cpuft.machine.memory import peak_rss_mb
-from cpuft.machine.progress import Progress, silent
+from cpuft.machine.progress import Progress, silent, unfailing
 from cpuft.train import checkpoint
 from cpuft.train.checkpoint import State, Window
 from cpuft.train.initial import load_initial
@@ -51,25 +53,29 @@ def run_training(job: TrainJob, *, say: Say = print, progress: Progress = silent
 
     Raises UserError: before anything is written, or later with the last checkpoint in place.
     """
-    run = RunFolder(job.output)
+    run, progress = RunFolder(job.output), unfailing(progress)
     run.require(resume=job.resume, overwrite=job.overwrite)
     initial = load_initial(job)
     config = run.settled(job.config if initial is None else initial.config, resume=job.resume)
     with Engine(job.model, threads=config.training.threads, precision=precision_of(config)) as engine:
         inputs = load_inputs(job, config, engine, initial, progress)
-        with run.opened(resume=job.resume, overwrite=job.overwrite), StopRequest() as stop:
+        with run.opened(resume=job.resume, overwrite=job.overwrite) as notes, StopRequest() as stop:
             state = State()
-            if job.resume and (found := checkpoint.newest(run.checkpoints)) is not None:
-                path, state, fingerprints = found
-                checkpoint.check_fingerprints(run.path, fingerprints, inputs.fingerprints)
-                checkpoint.restore(path, engine)
+            if job.resume:
+                found, passed_over = checkpoint.newest(run.checkpoints)
+                notes += passed_over
+                if found is not None:
+                    checkpoint.check_fingerprints(run.path, found.fingerprints, inputs.fingerprints)
+                    checkpoint.restore(found.path, engine)
+                    state = found.state
+                notes.append(f"Resumed after step {state.step}" if found else "No checkpoint yet: begun at step 1")
             run.begin(inputs.config, state.step)
             objective = CrossEntropy(engine, inputs.frozen)
             if inputs.frozen is not None:
                 inputs.frozen.progress = progress
             n_epochs, n_steps = inputs.passes.n_epochs, inputs.passes.n_steps
             with Recorder(run, n_epochs, n_steps, first_step=state.step + 1, say=say) as recorder:
-                outcome = Trainer(run, inputs, objective, state, stop, [recorder]).train(progress)
+                outcome = Trainer(run, inputs, objective, state, stop, [recorder], notes).train(progress)
     if outcome.ended != "interrupted":
         from cpuft.train.plot import plot_losses  # not at the top: matplotlib takes a second and 40 MB to load
 
@@ -82,6 +88,7 @@ class Trainer:
 
     objective: what is minimized over the passes of `inputs`.
     listeners: who hears of it, in their order.
+    notes:     what they hear at first, beside what the run is.
     """
 
     def __init__(
@@ -92,9 +99,12 @@ class Trainer:
         state: State,
         stop: StopRequest,
         listeners: Sequence[Listener],
+        notes: Sequence[str] = (),
     ) -> None:
         self.folder, self.config, self.inputs, self.state, self.stop = run, inputs.config.training, inputs, state, stop
-        self.objective, self.listeners = objective, listeners
+        self.objective, self.listeners, self.notes = objective, listeners, notes
+        self.saved_step = state.step  # of the last checkpoint, 0 where there is none
+        self._failed: set[int] = set()  # listeners that were passed over
         self.engine, self.passes = inputs.engine, inputs.passes
         self.n_steps = self.passes.n_steps
         self.validation = self.passes.of_validation()
@@ -104,17 +114,17 @@ class Trainer:
         """Goes on to the last step, to an early stop or to an interruption."""
         started, state = time.monotonic(), self.state
         for line in self._introduction():
-            for listener in self.listeners:
-                listener.note(line)
+            self._note(line)
         progress(TITLE, state.step, self.n_steps, "step")
         while not (self._is_last() or self._is_early_stop() or self.stop.requested):
             epoch, rate, loss, grad_norm = self._optimizer_step()
             self._record(epoch, rate, grad_norm)
             if self._is_due(self.config.save_steps) or self._is_early_stop() or self.stop.requested:
-                self._tell(lambda listener: listener.sync())
                 self._save()
             facts = {"loss": f"{loss:.3f}", "tok_s": f"{self.n_tokens / self.seconds:.0f}"}
             progress(TITLE, state.step, self.n_steps, "step", **facts)
+        if self.saved_step < state.step:  # the signal came after the question above
+            self._save()
         interrupted = not (self._is_last() or self._is_early_stop())
         if not interrupted:
             self._finish()
@@ -154,7 +164,9 @@ class Trainer:
                 weight_decay=config.weight_decay,
                 max_grad_norm=config.max_grad_norm,
             )
-        except (EngineError, ModelError) as error:  # the loss was finite: only the gradient is left to be at fault
+        except (EngineError, ModelError) as error:
+            if np.isfinite(self.engine.gradients).all():
+                raise
             raise self._diverged(step, "the gradient is not finite") from error
         seconds = time.monotonic() - started
         self.state.step, self.state.n_tokens = step, self.state.n_tokens + n_tokens
@@ -195,10 +207,20 @@ class Trainer:
         return loss, n_supervised
 
     def _tell(self, what: Callable[[Listener], None]) -> None:
+        """Lets every listener hear something; one that cannot, such as a closed terminal, ends no run."""
         for listener in self.listeners:
-            what(listener)
+            try:
+                what(listener)
+            except (OSError, ValueError) as error:
+                if id(listener) not in self._failed:
+                    self._failed.add(id(listener))
+                    self._note(f"Who listens can no longer be told ({error}): training goes on")
+
+    def _note(self, line: str) -> None:
+        self._tell(lambda listener: listener.note(line))
 
     def _save(self) -> None:
+        self._tell(lambda listener: listener.sync())
         checkpoint.save(
             self.folder.checkpoints,
             self.engine,
@@ -207,6 +229,7 @@ class Trainer:
             self.inputs.shape,
             limit=self.config.save_total_limit,
         )
+        self.saved_step = self.state.step
 
     def _finish(self) -> None:
         if not self.validation:
@@ -222,8 +245,8 @@ class Trainer:
         return 0 < self.config.early_stopping_patience <= self.state.validations_since_best
 
     def _diverged(self, step: int, what: str) -> ConfigError:
-        last = checkpoint.last_step(self.folder.checkpoints)
-        kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is kept"
+        last = self.saved_step
+        kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint yet"
         return ConfigError(
             f"step {step}: {what}, so training stopped ({kept}): lower training.learning_rate "
             f"(now {self.config.learning_rate:g}) or raise training.warmup_steps (now {self.config.warmup_steps})"
@@ -243,6 +266,4 @@ class Trainer:
         ]
         if self.config.warmup_steps >= self.n_steps:
             lines.append(f"The warm-up of {self.config.warmup_steps} steps is not over when training ends")
-        if self.state.step:
-            lines.append(f"Resumed after step {self.state.step}")
-        return lines
+        return [*lines, *self.notes]

@@ -12,6 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from cpuft.errors import ResourceError
 from cpuft.machine.disk import disk_errors
 from cpuft.machine.memory import peak_rss_mb
 from cpuft.train.run import RunFolder
@@ -30,12 +31,13 @@ class Recorder:
 
     def __init__(self, run: RunFolder, n_epochs: int, n_steps: int, *, first_step: int, say: Say) -> None:
         self._run, self._n_epochs, self._n_steps, self._say = run, n_epochs, n_steps, say
-        run.tensorboard.mkdir(exist_ok=True)
-        self._metrics = run.metrics.open("a", encoding="utf-8")
-        self._log = run.log.open("a", encoding="utf-8")
-        # EventsWriter, not SummaryWriter: it writes in this thread, so a full disk is an error that we can name.
-        self._events = EventsWriter(str(run.tensorboard / "events"), filename_suffix=f".{os.getpid()}")
-        self._event(first_step, session_log=SessionLog(status=SessionLog.START))
+        with disk_errors(run.path):
+            run.tensorboard.mkdir(exist_ok=True)
+            self._metrics = run.metrics.open("a", encoding="utf-8")
+            self._log = run.log.open("a", encoding="utf-8")
+            # EventsWriter, not SummaryWriter: it writes in this thread, so a full disk is an error that we can name.
+            self._events = EventsWriter(str(run.tensorboard / "events"), filename_suffix=f".{os.getpid()}")
+            self._event(first_step, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "Recorder":
         return self
@@ -45,8 +47,9 @@ class Recorder:
     ) -> None:
         for stream in (self._metrics, self._log, self._events):
             try:
-                stream.close()
-            except OSError:
+                with disk_errors(self._run.path):
+                    stream.close()
+            except (OSError, ResourceError):
                 if error is None:
                     raise
 
@@ -64,7 +67,7 @@ class Recorder:
         self.note(f"Epoch {epoch}/{self._n_epochs} - Step {step}/{self._n_steps} - Loss: {loss:.3f}{validation}")
 
     def note(self, line: str) -> None:
-        """A line of the log."""
+        """A line of the log. Raises what `say` raises once the line is in the file."""
         with disk_errors(self._run.log):
             self._log.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
             self._log.flush()

@@ -23,7 +23,7 @@ from cpuft.config.file import changed_keys, load_config, to_document
 from cpuft.config.keys import Config
 from cpuft.errors import ConfigError
 from cpuft.machine.disk import disk_errors
-from cpuft.machine.files import atomic_write, write_text
+from cpuft.machine.files import write_text
 from cpuft.machine.locks import LOCK, sole_use
 
 FILES = ("config.yaml", "adapter.gguf", "checkpoints", "metrics.jsonl", "training.log", "tensorboard", "loss.png")
@@ -84,15 +84,16 @@ class RunFolder:
         return settled
 
     @contextlib.contextmanager
-    def opened(self, *, resume: bool, overwrite: bool) -> Iterator[None]:
-        """Makes the folder ready and keeps other processes out of it until the block ends."""
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            with sole_use(self.path, "training"):
+    def opened(self, *, resume: bool, overwrite: bool) -> Iterator[list[str]]:
+        """Makes the folder ready, keeps other processes out of it until the block ends; yields notes for the user."""
+        with contextlib.ExitStack() as held:
+            with disk_errors(self.path):  # what happens in the block is none of the folder's faults
+                self.path.mkdir(parents=True, exist_ok=True)
+                unlocked = held.enter_context(sole_use(self.path, "training"))
                 self.require(resume=resume, overwrite=overwrite)  # again: a run may have ended in it since
                 self._clear(() if resume else FILES)
                 self.checkpoints.mkdir(exist_ok=True)
-                yield
+            yield [] if unlocked is None else [unlocked]
 
     def begin(self, config: Config, step: int) -> None:
         """Records the configuration and forgets the metrics of later steps than `step`: they are written again.
@@ -103,8 +104,7 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        with atomic_write(self.metrics) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
     def _clear(self, names: Collection[str]) -> None:
         for entry in self.path.iterdir():

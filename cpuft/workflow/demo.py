@@ -18,8 +18,9 @@ from cpuft import demo as data
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
 from cpuft.config.file import load_config
-from cpuft.errors import ConfigError, CpuftError, UserError
+from cpuft.errors import INTERRUPTED, ConfigError, CpuftError, UserError
 from cpuft.evaluate.benchmark import Benchmark, Case, read_cases, run_benchmark
+from cpuft.machine.child_process import bound
 from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import write_text
 from cpuft.machine.progress import Progress, silent, titled
@@ -125,13 +126,20 @@ def _answers(model: Path, cases: Sequence[Case], metric: Metric, log: Path, prog
 
 def _train(config: Path, run: Path) -> tuple[float, float]:
     """(seconds, peak resident memory in MB) of `cpuft train` in a process of its own."""
-    command = [sys.executable, "-m", "cpuft", "train", "--model", data.BASE_MODEL, "--config", config, "--output", run]
+    command: list[str | Path] = [sys.executable, "-m", "cpuft", "train", "--model", data.BASE_MODEL]
+    command += ["--config", config, "--output", run]
     command += ["--train", data.TRAIN, "--val", data.VALIDATION, "--overwrite"]
     began = time.monotonic()
-    process = subprocess.Popen(list(map(str, command)))
-    _, status, usage = os.wait4(process.pid, 0)
+    process = subprocess.Popen(bound(command))
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:  # it hears of Ctrl-C, too, and writes its checkpoint
+        process.wait()
+        raise
     seconds = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
     if process.returncode != 0:
         kind = UserError if process.returncode == UserError.exit_code else CpuftError
         raise kind(f"the training of the demo ended with exit code {process.returncode}, for the reason above")

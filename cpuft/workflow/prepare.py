@@ -9,6 +9,7 @@ FOLDER/README.txt    the two above for people
 Each file appears whole or not at all, in this order, so that a run that was stopped goes on where it was.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -82,9 +83,15 @@ def prepare(
     file_type = QUANTIZATIONS.get(quantization.lower(), quantization.lower())
     with Engine(source, threads=threads):  # refuses what cannot be trained, before anything is written
         pass
-    _claim(folder, {"sha256": _sha256(source, progress), "quantization": file_type})
+    origin = {"sha256": _sha256(source, progress), "quantization": file_type}
+    _require_claimable(folder, origin)  # before anything is made in it
     model = folder / MODEL
-    with sole_use(folder, "preparing a base"):
+    with contextlib.ExitStack() as held:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            unlocked = held.enter_context(sole_use(folder, "preparing a base"))
+        if not _require_claimable(folder, origin):  # another process may have been faster
+            write_text(folder / SOURCE, _json(origin))
         if not model.exists():
             _place(source, model, file_type, threads, progress)
         if not (folder / DESCRIPTION).exists():
@@ -93,27 +100,28 @@ def prepare(
             plan = _plan(model, threads, progress)
             write_text(folder / PLAN, _json(plan.document()))
             write_text(folder / README, _readme(_read_json(folder / DESCRIPTION), plan))
-    text = (folder / README).read_text(encoding="utf-8")
+    text = (folder / README).read_text(encoding="utf-8") + ("" if unlocked is None else f"Note: {unlocked}\n")
     return Prepared(folder, model, _read_json(folder / DESCRIPTION), _read_json(folder / PLAN), text)
 
 
-def _claim(folder: Path, origin: dict[str, str]) -> None:
-    """Makes the folder, or checks that what lies in it comes from the same."""
+def _require_claimable(folder: Path, origin: dict[str, str]) -> bool:
+    """Whether a folder holds a base that comes from the same. Raises ConfigError where it holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: a file, expected a folder for the base model")
+    if not folder.exists():
+        return False
     record = folder / SOURCE
     if record.is_file():
         if _read_json(record) != origin:
             raise ConfigError(f"{folder}: it holds a base of another source or quantization: give another --output")
-        return
+        return True
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         present = sorted(
             entry.name for entry in folder.iterdir() if entry.name != LOCK and not entry.name.endswith(".partial")
         )
     if present:
         raise ConfigError(f"{folder}: the folder holds {', '.join(present[:5])}: give another --output")
-    write_text(record, _json(origin))
+    return False
 
 
 def _place(source: Path, model: Path, file_type: str, threads: int, progress: Progress) -> None:

@@ -1,7 +1,10 @@
 """Proves that merged files equal llama-quantize's, hold base + B A, keep metadata, and are written whole or not."""
 
+import os
+import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -138,6 +141,22 @@ def test_same_input_same_bytes(small: Path, tmp_path: Path) -> None:
     for name, threads in (("one.gguf", 1), ("two.gguf", 2)):
         merge(small, tmp_path / name, adapter_path=adapter, file_type="q4_0", threads=threads)
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+
+
+def test_a_device_stays_one_and_a_pipe_gets_every_byte(small: Path, tmp_path: Path) -> None:
+    null, pipe = tmp_path / "null", tmp_path / "pipe"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.stat(os.devnull).st_rdev)
+    except PermissionError:  # only root could do harm to it
+        null = Path(os.devnull)
+    os.mkfifo(pipe)
+    merge(small, null)
+    assert stat.S_ISCHR(null.stat().st_mode)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        merge(small, pipe)
+        merge(small, tmp_path / "file.gguf")
+        assert read.result() == (tmp_path / "file.gguf").read_bytes()
 
 
 def test_refusals(small: Path, deep: Path, tmp_path: Path) -> None:

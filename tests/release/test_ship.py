@@ -21,6 +21,7 @@ from cpuft.backends.llama_server import LlamaServer
 from cpuft.chat.message import Completion, Message
 from cpuft.cli.main import cli
 from cpuft.evaluate.benchmark import read_cases
+from cpuft.gguf.reader import read_gguf
 from cpuft.machine.locks import scratch_folder
 from cpuft.release.importance import compute_imatrix
 from cpuft.release.merge import merge
@@ -114,9 +115,21 @@ def test_a_file_that_answers_worse_is_not_picked(folder: Path, tmp_path: Path) -
 
 def test_where_no_file_is_good_enough_nothing_is_written(folder: Path, tmp_path: Path) -> None:
     result = ship(folder, tmp_path / "tuned.gguf", "--types", "q4_0", "--max-kl", "0")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "Nothing was written" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_may_be_a_link_and_no_device(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "tuned.gguf").symlink_to(Path("disk") / "tuned.gguf")
+    result = ship(folder, tmp_path / "tuned.gguf", "--types", "f16")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "tuned.gguf").is_symlink()
+    assert read_gguf(tmp_path / "disk" / "tuned.gguf").tensors
+    os.mkfifo(tmp_path / "pipe")
+    result = ship(folder, tmp_path / "pipe", "--types", "f16")
+    assert (result.exit_code, "pipe: no regular file, expected the name of one" in result.output) == (2, True)
 
 
 class Usage(NamedTuple):

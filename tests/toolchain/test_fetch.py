@@ -20,6 +20,7 @@ def locked(tiny: TinyCheckout) -> TinyCheckout:
 
 
 def test_fetches_verifies_and_builds(locked: TinyCheckout) -> None:
+    (locked.cache / "sources" / ".fetch-killed" / "tree").mkdir(parents=True)  # a killed process left it
     done = locked.run("build")
     assert done.returncode == 0, done.stderr
     (tree,) = (locked.cache / "sources").iterdir()

@@ -1,6 +1,7 @@
 """The rules of the code's structure: imports run one way, names say what is inside, files and functions stay short."""
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +83,9 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """The lines of a function without its docstring, which is what a command's help page is made of."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_make_clean_leaves_what_users_made() -> None:
+    done = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "build" in done.stdout.split()
+    assert not any(word.startswith(("artifacts", "run", "base")) for word in done.stdout.split())

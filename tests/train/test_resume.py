@@ -17,6 +17,7 @@ import pytest
 
 from cpuft.adapters.adapter import read_adapter
 from cpuft.errors import ConfigError
+from cpuft.train import checkpoint
 from cpuft.train.loop import Outcome, run_training
 from cpuft.train.run import RunFolder
 from tests.conftest import ROOT
@@ -130,10 +131,90 @@ def test_a_damaged_checkpoint_is_passed_over(inputs: Inputs, whole_run: tuple[Pa
     with (run / "checkpoints" / "step-9" / "optimizer.npy").open("r+b") as stream:
         stream.seek(200)
         stream.write(b"damage")
-    outcome = run_training(inputs.job(run, resume=True), say=QUIET)
+    said: list[str] = []
+    outcome = run_training(inputs.job(run, resume=True), say=said.append)
     assert outcome.ended == "complete"
+    assert "Passed over: step-9 (damaged: its files do not have their sums); the run goes on from step 8" in said
     assert "Resumed after step 8" in (run / "training.log").read_text()
     assert lasting(run) == lasting(whole_run[0])
+    assert sorted(os.listdir(run / "checkpoints")) == ["step-8", "step-9"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "why"),
+    [
+        ('"format": 1', '"format": 2', "of format 2, expected 1: another version of cpuft wrote it"),
+        ('"n_tokens"', '"n_words"', "state.json holds other things than expected: another version of cpuft wrote it"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_kept(
+    ours: str, theirs: str, why: str, inputs: Inputs, whole_run: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    run = copy_of(whole_run, tmp_path)
+    state = run / "checkpoints" / "step-9" / "state.json"
+    state.write_text(state.read_text().replace(ours, theirs))
+    later, said = state.read_bytes(), list[str]()
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "other"}\n')
+    with pytest.raises(ConfigError, match="begun with another training data"):
+        run_training(replace(inputs, train=other).job(run, resume=True), say=QUIET)
+    assert state.read_bytes() == later
+    run_training(inputs.job(run, {"training.save_total_limit": 1}, resume=True), say=said.append)
+    assert f"Passed over: step-9 ({why}); the run goes on from step 8" in said
+    kept, new = sorted((run / "checkpoints").iterdir(), key=lambda path: len(path.name), reverse=True)
+    assert (kept.name.startswith("step-9.passed-over-"), new.name) == (True, "step-9")
+    assert (kept / "state.json").read_bytes() == later
+    assert (new / "adapter.gguf").read_bytes() == (run / "adapter.gguf").read_bytes()
+
+
+def test_a_disk_that_does_not_read_removes_nothing(whole_run: tuple[Path, Outcome], tmp_path: Path) -> None:
+    """/proc/self/mem stands for it: it opens, and reading its beginning is an input/output error."""
+    run = copy_of(whole_run, tmp_path)
+    optimizer = run / "checkpoints" / "step-9" / "optimizer.npy"
+    optimizer.rename(tmp_path / "optimizer.npy")
+    optimizer.symlink_to("/proc/self/mem")
+    found, notes = checkpoint.newest(run / "checkpoints")
+    assert found is not None
+    assert found.path.name == "step-8"
+    assert notes == ["Passed over: step-9 (it cannot be read: Input/output error); the run goes on from step 8"]
+    optimizer.unlink()
+    (tmp_path / "optimizer.npy").rename(optimizer)  # it was a loose cable
+    found, notes = checkpoint.newest(run / "checkpoints")
+    assert found is not None
+    assert (found.path.name, notes) == ("step-9", [])
+
+
+def test_no_checkpoint_is_told_and_none_of_use_begins_no_run_anew(
+    inputs: Inputs, whole_run: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    run, said = copy_of(whole_run, tmp_path), list[str]()
+    for step in (8, 9):
+        (run / "checkpoints" / f"step-{step}" / "state.json").unlink()
+    before = (run / "adapter.gguf").read_bytes()
+    with pytest.raises(ConfigError, match=r"step-9 \(damaged: it has no state.json\); step-8 .* give --overwrite"):
+        run_training(inputs.job(run, resume=True), say=QUIET)
+    assert (run / "adapter.gguf").read_bytes() == before
+    for step in (8, 9):
+        shutil.rmtree(run / "checkpoints" / f"step-{step}")
+    run_training(inputs.job(run, resume=True), say=said.append)
+    assert "No checkpoint yet: begun at step 1" in said
+    assert lasting(run) == lasting(whole_run[0])
+
+
+def test_later_checkpoints_that_were_passed_over_push_out_no_new_one(
+    inputs: Inputs, whole_run: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    run = copy_of(whole_run, tmp_path)
+    shutil.rmtree(run / "checkpoints" / "step-8")
+    (run / "checkpoints" / "step-9").rename(run / "checkpoints" / "step-99")
+    state = run / "checkpoints" / "step-99" / "state.json"
+    state.write_text(state.read_text().replace('"format": 1', '"format": 2'))
+    shutil.copytree(run / "checkpoints" / "step-99", run / "checkpoints" / "step-1")
+    first = run / "checkpoints" / "step-1" / "state.json"
+    content = json.loads(first.read_text()) | {"format": 1, "step": 1}
+    first.write_text(json.dumps(content))
+    run_training(inputs.job(run, {"training.save_total_limit": 1}, resume=True), say=QUIET)
+    assert sorted(os.listdir(run / "checkpoints")) == ["step-9", "step-99"]
 
 
 def test_lines_after_the_checkpoint_and_half_a_line_are_forgotten(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cpuft.engine import Batch, Engine
+from cpuft.errors import ConfigError, ModelError
 from cpuft.train.checkpoint import State
 from cpuft.train.inputs import load_inputs
 from cpuft.train.interrupt import StopRequest
@@ -31,6 +32,24 @@ class Doubled(CrossEntropy):
         loss, count = super().add_gradient(batch)
         self.engine.gradients[:] = before + 2 * (self.engine.gradients - before)
         return 2 * loss, count
+
+
+class Broken(Doubled):
+    """Leaves a gradient that is no number."""
+
+    def add_gradient(self, batch: Batch) -> tuple[float, int]:
+        """A finite loss."""
+        result = super().add_gradient(batch)
+        self.engine.gradients[0] = np.nan
+        return result
+
+
+class Idle(Doubled):
+    """Computes nothing, so that the engine has no step to take."""
+
+    def add_gradient(self, batch: Batch) -> tuple[float, int]:
+        """A finite loss."""
+        return 1.0, 1
 
 
 class Diary:
@@ -95,3 +114,10 @@ def test_every_listener_hears_all_in_its_order(inputs: Inputs, tmp_path: Path) -
     assert first.order == ["training", "progress", "training", "validation", "progress", "sync"]
     assert [done for what, done, _ in heard.steps if what == "Training"] == [0, 1, 2]
     assert np.isfinite([step["grad_norm"] for step in first.steps]).all()
+
+
+def test_only_a_gradient_that_is_not_finite_is_called_so(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"step 1: the gradient is not finite, .* lower training\.learning_rate"):
+        train(inputs, tmp_path / "broken", Broken)
+    with pytest.raises(ModelError, match="no supervised token since the last step"):
+        train(inputs, tmp_path / "idle", Idle)

@@ -129,6 +129,38 @@ def test_what_is_refused(source: Path, tmp_path: Path) -> None:
     assert [entry.name for entry in full.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_in_which_another_process_works_is_not_claimed(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    with sole_use(tmp_path / "base", "preparing a base"):
+        result = run("--source", source, "--quantization", "keep", "--output", tmp_path / "base")
+    assert (result.exit_code, "another process is preparing a base" in result.output) == (2, True)
+    assert {entry.name for entry in (tmp_path / "base").iterdir()} == {LOCK}
+
+
+RACING = """
+import sys
+from pathlib import Path
+from cpuft.workflow.prepare import prepare
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), "keep", threads=1)
+"""
+
+
+def test_of_two_processes_one_has_the_folder(source: Path, tmp_path: Path) -> None:
+    """Whoever comes second finds what the first one claimed, or that it works there."""
+    other = write_tiny_model(tmp_path / "other.gguf", seed=1)
+    command = [sys.executable, "-c", RACING]
+    racers = [
+        subprocess.Popen([*command, file, tmp_path / "base"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for file in (source, other)
+    ]
+    said = [racer.communicate()[1] for racer in racers]
+    assert sorted(racer.returncode for racer in racers) == [0, 1], said
+    winner = (source, other)[[racer.returncode for racer in racers].index(0)]
+    assert (tmp_path / "base" / "model.gguf").read_bytes() == winner.read_bytes()
+    claimed = json.loads((tmp_path / "base" / "source.json").read_text())
+    assert claimed["sha256"] == hashlib.sha256(winner.read_bytes()).hexdigest()
+
+
 def test_weights_that_are_no_numbers_are_refused(source: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "nan.gguf"
     content = bytearray(source.read_bytes())

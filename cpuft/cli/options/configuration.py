@@ -8,6 +8,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from cpuft.cli.streams import tell
 from cpuft.config.file import load_config, read_value
 from cpuft.config.keys import Config
 
@@ -95,5 +96,5 @@ def read_configuration(
     given |= dict(filter(None, (layers, init_adapter)))
     config, notes = load_config(config_file, given | dict(settings))
     for note in notes:
-        click.echo(note, file=stream)
+        tell(note, stream)
     return config
