@@ -67,8 +67,8 @@ def tensor_entry(file: bytes, name: bytes) -> int:
     return start + 8 + len(name)
 
 
-def patched(file: bytes, place: int, code: str, value: int) -> bytes:
-    data = struct.pack("<" + code, value)
+def patched(file: bytes, place: int, code: str, *values: int) -> bytes:
+    data = struct.pack("<" + code, *values)
     return file[:place] + data + file[place + len(data) :]
 
 
@@ -117,6 +117,17 @@ def test_impossible_headers(good: bytes, tmp_path: Path) -> None:
             f"offset-{n}": patched(good, entry + 24, "Q", n - n % 32),
         }
     all_refused(probe(write_all(tmp_path, files)))
+
+
+@pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0])
+def test_sizes_that_do_not_fit_64_bits_are_seen_as_such(kind: int, good: bytes, tmp_path: Path) -> None:
+    """The bytes of the last tensor are 2^63 or more: as a signed number negative, or, taken times a block, nothing."""
+    entry = tensor_entry(good, b"output.weight")
+    for columns in (2**61, 2**62 - 2**32, 2**61 + 2**58):
+        huge = patched(patched(good, entry + 4, "QQ", columns, 1), entry + 20, "I", int(kind))
+        (tmp_path / "huge.gguf").write_bytes(huge)
+        with pytest.raises(ModelError, match=r"output\.weight lies beyond the end of the file"):
+            Engine(tmp_path / "huge.gguf")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -213,6 +224,7 @@ def test_impossible_metadata(tmp_path: Path) -> None:
     changes["architecture-missing"] = {"general.architecture": None}
     changes["alignment=3"] = {"general.alignment": GGUFValue(3, U32)}
     changes["alignment=0"] = {"general.alignment": GGUFValue(0, U32)}
+    changes |= {f"alignment={n}": {"general.alignment": GGUFValue(n, U32)} for n in (1, 2, 4)}
     changes["alignment=huge"] = {"general.alignment": GGUFValue(2**31, U32)}
     changes["split"] = {"split.count": GGUFValue(2, gguf.GGUFValueType.UINT16)}
     all_refused(probe([write_model(tmp_path / f"{name}.gguf", SPEC, metadata=m) for name, m in changes.items()]))
@@ -251,6 +263,36 @@ def test_tokenizer_faults(tmp_path: Path) -> None:
         tied = {name: values for name, values in weights(SPEC) if name != "output.weight"}
         paths.append(write_model(tmp_path / f"embedding-{how}.gguf", SPEC, tied | {"token_embd.weight": rows}))
     all_refused(probe(paths))
+
+
+def write_small(path: Path, spec: ModelSpec, n_vocab: int, metadata: dict[str, GGUFValue | None]) -> Path:
+    """A model of the first tokens of its vocabulary alone, without ids of special tokens."""
+    tokens, types, _ = vocabulary(spec.architecture)
+    small: dict[str, GGUFValue | None] = {
+        "tokenizer.ggml.tokens": GGUFValue(tokens[:n_vocab], ARRAY),
+        "tokenizer.ggml.token_type": GGUFValue(types[:n_vocab], ARRAY),
+        f"{spec.architecture}.vocab_size": GGUFValue(n_vocab, U32),
+    }
+    if "tokenizer.ggml.scores" not in metadata and spec.architecture == "llama":
+        small["tokenizer.ggml.scores"] = GGUFValue([0.0] * n_vocab, ARRAY)
+    small |= {f"tokenizer.ggml.{name}_token_id": None for name in ("bos", "eos", "unknown", "padding")}
+    small["tokenizer.ggml.add_bos_token"] = None
+    tensors = {name: values[:n_vocab] if len(values) == spec.n_vocab else values for name, values in weights(spec)}
+    return write_model(path, spec, tensors, small | metadata)
+
+
+def test_a_token_that_the_vocabulary_lacks_is_put_to_each_text(tmp_path: Path) -> None:
+    """By default: llama.cpp takes token 1 or 11, drops it where there is none, and then asserts that it has it."""
+    llama3: dict[str, GGUFValue | None] = {"tokenizer.ggml.pre": GGUFValue("llama-bpe", TEXT)}
+    out_of_range: dict[str, GGUFValue | None] = {"tokenizer.ggml.bos_token_id": GGUFValue(8, U32)}
+    paths = [
+        write_small(tmp_path / "spm-1.gguf", SPEC, 1, {}),
+        write_small(tmp_path / "bpe-8.gguf", BPE_SPEC, 8, llama3),
+        write_small(tmp_path / "bpe-8-id.gguf", BPE_SPEC, 8, llama3 | out_of_range),
+    ]
+    outcomes = probe(paths)
+    all_refused(outcomes)
+    assert all("bos_token_id does not say which" in outcome.message for outcome in outcomes), outcomes
 
 
 def damaged(whole: bytes, header: int, choose: random.Random) -> bytes:
