@@ -91,7 +91,7 @@ def test_adapters_of_other_weight_types_are_read(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", [np.float64, np.int8, np.int16, np.int32, np.int64])
 def test_types_that_hold_no_weights(kind: type, model: Path, tmp_path: Path) -> None:
-    counts = {name: values.astype(kind) for name, values in random_adapter(model, rank=4).items()}
+    counts: dict[str, Any] = {name: values.astype(kind) for name, values in random_adapter(model, rank=4).items()}
     with pytest.raises(AdapterError, match=r"a\.gguf: blk\.0\..*, of type \w+, cannot be read as a matrix of LoRA"):
         read_adapter(write_typed(tmp_path / "a.gguf", counts))
 

@@ -21,7 +21,7 @@ def test_an_old_compiler_is_refused(built: Toolchain, tmp_path: Path) -> None:
     old.write_text(f'#!/bin/sh\nexec "{real.cxx}" -U__GNUC__ -D__GNUC__=9 "$@"\n')
     old.chmod(0o755)
     options = build.engine_options(built.source, built.lib_dir)
-    with pytest.raises(ToolchainError, match=r"g\+\+ is version 9\..*needs GCC 11 or Clang 18 or newer"):
+    with pytest.raises(ToolchainError, match=r"g\+\+ is version 9\..*needs GCC 11 or Clang 19 or newer"):
         ninja.configure(
             sources.project_dir(), tmp_path / "tree", options, compilers=replace(real, cxx=old), log=tmp_path / "log"
         )
