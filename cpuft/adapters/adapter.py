@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from cpuft.adapters.place import adapter_at
 from cpuft.engine import dequantize
 from cpuft.errors import AdapterError, ModelError, list_faults
 from cpuft.gguf import writer
@@ -73,7 +74,11 @@ class Adapter:
 
 
 def read_adapter(path: Path) -> Adapter:
-    """Reads and checks an adapter. Raises AdapterError, which lists all faults at once."""
+    """Reads and checks an adapter, that of a run where its folder is given.
+
+    Raises AdapterError, which lists all faults at once.
+    """
+    path = adapter_at(path)
     if path.is_dir():
         raise AdapterError(
             f"{path}: a folder, expected a GGUF adapter: convert it with `cpuft adapter convert --to gguf`"

@@ -16,7 +16,6 @@ from cpuft.errors import AdapterError, list_faults
 
 T = TypeVar("T")
 
-NAME = "adapter_config.json"
 MAX_BYTES = 4 << 20  # PEFT's own are a kilobyte; one with a rank for each module of a large model is a hundred
 
 _RANK = {"type": "integer", "minimum": 1, "maximum": 1 << 20}

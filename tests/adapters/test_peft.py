@@ -336,6 +336,7 @@ def test_what_cannot_be_converted(tmp_path: Path) -> None:
         write_peft(tmp_path / "peft", adapter_for("qwen2"))
     with pytest.raises(ConfigError, match="no such folder"):
         write_peft(tmp_path / "none" / "peft", adapter_for("qwen2"))
+    (tmp_path / "peft" / "adapter_config.json").touch()
     with pytest.raises(ConfigError, match="it is a PEFT folder already"):
         convert(tmp_path / "peft", tmp_path / "other", "peft")
     with pytest.raises(AdapterError, match="give the base model with --model"):
