@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cpuft.adapters.place import adapter_at
 from cpuft.engine import dequantize
-from cpuft.errors import AdapterError, ModelError, list_faults
+from cpuft.errors import AdapterError, ModelError, excerpt, list_faults
 from cpuft.gguf import writer
 from cpuft.gguf.reader import TYPES_BY_NAME, Gguf, Tensor, read_gguf
 from cpuft.machine.files import atomic_write
@@ -148,9 +148,10 @@ def write_adapter(
 def check_base(adapter: Adapter, base: Gguf, path: Path) -> None:
     """Raises AdapterError unless the adapter (read from `path`) fits the base model: architecture, names and shapes."""
     if adapter.architecture != base.architecture:
+        own, wanted = (excerpt(repr(architecture)) for architecture in (adapter.architecture, base.architecture))
         raise AdapterError(
-            f"{path}: the adapter was made for the architecture {adapter.architecture!r}, but {base.path} is "
-            f"{base.architecture!r}: give the base model that it was trained on"
+            f"{path}: the adapter was made for the architecture {own}, but {base.path} is {wanted}: "
+            "give the base model that it was trained on"
         )
     faults = []
     for weight in adapter.weights:

@@ -20,7 +20,7 @@ from cpuft.adapters.adapter import SUFFIX_A, SUFFIX_B, Adapter, adapter_name, ch
 from cpuft.adapters.hf_layout import FloatArray, HfLayout
 from cpuft.adapters.peft_config import PeftConfig
 from cpuft.adapters.place import CONFIG, PICKLE, WEIGHTS
-from cpuft.errors import AdapterError, list_faults
+from cpuft.errors import AdapterError, excerpt, list_faults
 from cpuft.gguf.reader import Gguf
 from cpuft.machine.files import atomic_folder, require_new
 
@@ -74,7 +74,14 @@ class PeftAdapter:
         check_base(adapter, base, self.path)
         for weight, pair in pairs.items():
             factor = np.float32(alphas[weight] / alpha)  # 1 leaves the bits as they are
-            adapter.tensors[weight + SUFFIX_B] = layout.rows_from_hf(weight, pair["B"]) * factor
+            with np.errstate(over="ignore"):
+                scaled = layout.rows_from_hf(weight, pair["B"]) * factor
+            if not np.isfinite(scaled).all():
+                raise AdapterError(
+                    f"{self.path}: {modules[weight]} is scaled {factor:g} times as much as most modules, which is more "
+                    f"than float32 holds: mend alpha_pattern in {CONFIG}"
+                )
+            adapter.tensors[weight + SUFFIX_B] = scaled
         return adapter
 
 
@@ -169,7 +176,7 @@ def _read_tensors(path: Path) -> dict[str, _Stored]:
     except OSError as error:
         raise AdapterError(f"{path}: cannot read the adapter: {error.strerror}") from error
     except safetensors.SafetensorError as error:
-        fault = " ".join(str(error).split())
+        fault = excerpt(" ".join(str(error).split()))
         raise AdapterError(f"{path}: not a whole safetensors file ({fault}): fetch or save it again") from error
     return {
         name: _Stored(t["dtype"], tuple(t["shape"]), t["data"])

@@ -12,7 +12,7 @@ import jsonschema
 
 from cpuft.adapters.adapter import Adapter
 from cpuft.adapters.hf_layout import HfLayout
-from cpuft.errors import AdapterError, list_faults
+from cpuft.errors import AdapterError, excerpt, list_faults
 
 T = TypeVar("T")
 
@@ -144,7 +144,7 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise AdapterError(f"{path}: cannot read the configuration: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        fault = " ".join(str(error).split())
+        fault = excerpt(" ".join(str(error).split()))
         raise AdapterError(f"{path}: not valid JSON ({fault}): save the adapter again with PEFT") from error
 
 

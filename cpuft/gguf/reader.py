@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpuft.engine import BLOCK_SIZES
-from cpuft.errors import ModelError
+from cpuft.errors import ModelError, excerpt
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -118,7 +118,7 @@ class Gguf:
         """A metadata value that must be a whole number where it is there."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ModelError(f"{self.path}: metadata {key} is {str(value)[:40]!r}, expected a whole number")
+            raise ModelError(f"{self.path}: metadata {key} is {excerpt(repr(value), 40)}, expected a whole number")
         return value
 
     def count(self, key: str) -> int:
@@ -220,8 +220,8 @@ def _parse(path: Path, cursor: _Cursor) -> Gguf:
     align = DEFAULT_ALIGNMENT if alignment is None else alignment.value
     if alignment is not None and (alignment.type != 4 or align < LEAST_ALIGNMENT or align & (align - 1)):
         raise ModelError(
-            f"{path}: general.alignment is {align!r}, expected a power of two from {LEAST_ALIGNMENT} on, as u32: "
-            "convert the model again"
+            f"{path}: general.alignment is {excerpt(repr(align), 40)}, expected a power of two "
+            f"from {LEAST_ALIGNMENT} on, as u32: convert the model again"
         )
     _refuse_part(path, fields)
     described = [_parse_tensor(path, cursor) for _ in _counted(path, cursor, n_tensors, 24, "tensors")]
@@ -281,7 +281,7 @@ def _parse_fields(path: Path, cursor: _Cursor, n_fields: int) -> dict[str, Field
     for _ in _counted(path, cursor, n_fields, 13, "metadata entries"):
         key = cursor.name("a metadata key")
         if not key or key in fields:
-            raise ModelError(f"{path}: metadata key {key!r} is empty or appears twice, so the file is damaged")
+            raise ModelError(f"{path}: metadata key {excerpt(key)!r} is empty or appears twice, so the file is damaged")
         type_ = cursor.number("I")
         start = cursor.position
         _skip_value(path, cursor, key, type_)
@@ -299,11 +299,11 @@ def _skip_value(path: Path, cursor: _Cursor, key: str, type_: int) -> None:
         if item in SCALARS:
             cursor.skip(count * struct.calcsize(SCALARS[item]))
         elif item == STRING:
-            cursor.skip_strings(len(_counted(path, cursor, count, 8, f"strings in {key}")))
+            cursor.skip_strings(len(_counted(path, cursor, count, 8, f"strings in {excerpt(key)}")))
         else:
-            raise ModelError(f"{path}: metadata {key} is an array of type {item}, which GGUF does not have")
+            raise ModelError(f"{path}: metadata {excerpt(key)} is an array of type {item}, which GGUF does not have")
     else:
-        raise ModelError(f"{path}: metadata {key} has type {type_}, which GGUF does not have")
+        raise ModelError(f"{path}: metadata {excerpt(key)} has type {type_}, which GGUF does not have")
 
 
 def _parse_tensor(path: Path, cursor: _Cursor) -> tuple[str, tuple[int, ...], TensorType, int]:

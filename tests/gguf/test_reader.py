@@ -120,6 +120,15 @@ def test_hostile_headers(header: bytes, message: str, tmp_path: Path) -> None:
         read_gguf(path)
 
 
+def test_a_sentence_quotes_no_more_than_a_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "wordy.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 100_000) + 100_000 * b"\n" + struct.pack("<I", 99))
+    with pytest.raises(ModelError, match="has type 99, which GGUF does not have") as caught:
+        read_gguf(path)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         read_gguf(tmp_path / "nothing.gguf")
