@@ -12,9 +12,10 @@ from gguf.gguf_writer import GGUFValue
 
 from cpuft.engine import Engine
 from cpuft.errors import ModelError
+from tests.fuzz.mutation import damaged
 
 from .probe import Outcome, probe
-from .random_model import LINEARS, ModelSpec, vocabulary, weights, write_model
+from .random_model import LINEARS, ModelSpec, vocabulary, weights, write_model, write_small_model
 
 SPEC = ModelSpec("llama", n_layer=1, n_embd=48, n_ff=64, n_head=3, n_head_kv=1, head_size=16, seed=41)
 BPE_SPEC = ModelSpec("qwen2", n_layer=1, n_embd=48, n_ff=64, n_head=3, n_head_kv=1, head_size=16, seed=42)
@@ -265,52 +266,18 @@ def test_tokenizer_faults(tmp_path: Path) -> None:
     all_refused(probe(paths))
 
 
-def write_small(path: Path, spec: ModelSpec, n_vocab: int, metadata: dict[str, GGUFValue | None]) -> Path:
-    """A model of the first tokens of its vocabulary alone, without ids of special tokens."""
-    tokens, types, _ = vocabulary(spec.architecture)
-    small: dict[str, GGUFValue | None] = {
-        "tokenizer.ggml.tokens": GGUFValue(tokens[:n_vocab], ARRAY),
-        "tokenizer.ggml.token_type": GGUFValue(types[:n_vocab], ARRAY),
-        f"{spec.architecture}.vocab_size": GGUFValue(n_vocab, U32),
-    }
-    if "tokenizer.ggml.scores" not in metadata and spec.architecture == "llama":
-        small["tokenizer.ggml.scores"] = GGUFValue([0.0] * n_vocab, ARRAY)
-    small |= {f"tokenizer.ggml.{name}_token_id": None for name in ("bos", "eos", "unknown", "padding")}
-    small["tokenizer.ggml.add_bos_token"] = None
-    tensors = {name: values[:n_vocab] if len(values) == spec.n_vocab else values for name, values in weights(spec)}
-    return write_model(path, spec, tensors, small | metadata)
-
-
 def test_a_token_that_the_vocabulary_lacks_is_put_to_each_text(tmp_path: Path) -> None:
     """By default: llama.cpp takes token 1 or 11, drops it where there is none, and then asserts that it has it."""
     llama3: dict[str, GGUFValue | None] = {"tokenizer.ggml.pre": GGUFValue("llama-bpe", TEXT)}
     out_of_range: dict[str, GGUFValue | None] = {"tokenizer.ggml.bos_token_id": GGUFValue(8, U32)}
     paths = [
-        write_small(tmp_path / "spm-1.gguf", SPEC, 1, {}),
-        write_small(tmp_path / "bpe-8.gguf", BPE_SPEC, 8, llama3),
-        write_small(tmp_path / "bpe-8-id.gguf", BPE_SPEC, 8, llama3 | out_of_range),
+        write_small_model(tmp_path / "spm-1.gguf", SPEC, 1, {}),
+        write_small_model(tmp_path / "bpe-8.gguf", BPE_SPEC, 8, llama3),
+        write_small_model(tmp_path / "bpe-8-id.gguf", BPE_SPEC, 8, llama3 | out_of_range),
     ]
     outcomes = probe(paths)
     all_refused(outcomes)
     assert all("bos_token_id does not say which" in outcome.message for outcome in outcomes), outcomes
-
-
-def damaged(whole: bytes, header: int, choose: random.Random) -> bytes:
-    """The file with some bytes of its header changed, overwritten by a run of others, removed or inserted."""
-    data = bytearray(whole)
-    kind, place, n = choose.random(), choose.randrange(24, header), choose.randrange(1, 40)
-    if kind < 0.7:
-        for _ in range(choose.choice([1, 1, 2, 8])):
-            place = choose.randrange(4, header)
-            data[place] = choose.choice([0, 1, 0x7F, 0x80, 0xFF, choose.randrange(256), data[place] ^ 1])
-    elif kind < 0.8:
-        start = choose.randrange(24, header)
-        data[place : place + n] = whole[start : start + n]
-    elif kind < 0.9:
-        del data[place : place + n]
-    else:
-        data[place:place] = choose.randbytes(n)
-    return bytes(data)
 
 
 @pytest.mark.parametrize("spec", [SPEC, BPE_SPEC], ids=["llama", "qwen2"])
@@ -321,7 +288,7 @@ def test_fuzzed_headers_never_crash(spec: ModelSpec, tmp_path: Path) -> None:
     choose = random.Random(43)
     files = {}
     for number in range(120):
-        files[f"fuzz-{number}.gguf"] = damaged(whole, header, choose)
+        files[f"fuzz-{number}.gguf"] = damaged(whole, 4, header, choose)
     bad = [o for o in probe(write_all(tmp_path, files)) if o.error not in ("", "ModelError", "ResourceError")]
     assert not bad, "\n".join(f"{o.path.name}: {o.error} {o.message}" for o in bad)
 
