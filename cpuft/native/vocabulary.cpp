@@ -3,12 +3,19 @@
 #include <stdexcept>
 #include <unordered_set>
 
+#include "deep_stack.h"
 #include "error.h"
 #include "llama_log.h"
 
 namespace cpuft {
 
 namespace {
+
+// For many kinds of tokenizer llama.cpp splits a text with std::regex, which calls itself once for each character of a word,
+// or of a run of spaces. It took 425 bytes each time (GCC 12, -O1, x86-64): 20 000 letters in a row filled a stack of 8 MiB.
+constexpr size_t kStackPerByte = 1024;
+constexpr size_t kLeastStack = 8 << 20;
+constexpr int64_t kShallowBytes = 8192;  // fits half of a usual stack, and saves most texts a thread of their own
 
 // llama.cpp asserts some properties of a vocabulary, which would end the process. Those that it asserts while it reads one are
 // checked here, before it does.
@@ -83,10 +90,17 @@ std::vector<int32_t> Vocabulary::tokenize(const char* text, int64_t n_bytes, boo
         return llama_tokenize(vocabulary_, text, static_cast<int32_t>(n_bytes), tokens.data(),
                               static_cast<int32_t>(tokens.size()), add_special, parse_special);
     };
-    int32_t n = convert(run);
-    if (n < 0) {  // -n is the size that is needed
-        tokens.resize(static_cast<size_t>(-n));
+    int32_t n = 0;
+    const auto run_twice = [&] {
         n = convert(run);
+        if (n >= 0) return;
+        tokens.resize(static_cast<size_t>(-n));  // the size that is needed
+        n = convert(run);
+    };
+    if (n_bytes <= kShallowBytes) {
+        run_twice();
+    } else {
+        with_deep_stack(kLeastStack + static_cast<size_t>(n_bytes) * kStackPerByte, run_twice);
     }
     if (n < 0) refuse("llama.cpp cannot tokenize a text of %lld bytes", (long long)n_bytes);
     tokens.resize(static_cast<size_t>(n));
