@@ -88,7 +88,7 @@ class ExampleError(ValueError):
 def list_faults(faults: Sequence[str], most: int = 8) -> str:
     """The first of many faults, and how many more there are, safe to print whatever names a file has."""
     more = len(faults) - most
-    return "; ".join(map(_printable, faults[:most])) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(map(excerpt, faults[:most])) + (f"; and {more} more" if more > 0 else "")
 
 
 def list_all_faults(faults: Sequence[str]) -> str:
@@ -96,6 +96,7 @@ def list_all_faults(faults: Sequence[str]) -> str:
     return faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults])
 
 
-def _printable(text: str, most: int = 240) -> str:
+def excerpt(text: str, most: int = 240) -> str:
+    """The beginning of a text that comes from a file, fit for a sentence: on one line, and safe to print."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
     return shown if len(text) <= most else shown + "…"

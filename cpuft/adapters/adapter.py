@@ -8,15 +8,16 @@ llama.cpp, the rank is that of the pair, and alpha = 0 means a scale of 1.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 
-from cpuft.errors import AdapterError, ModelError, list_faults
+from cpuft.adapters.place import adapter_at
+from cpuft.engine import dequantize
+from cpuft.errors import AdapterError, ModelError, excerpt, list_faults
 from cpuft.gguf import writer
-from cpuft.gguf.reader import TYPES_BY_NAME, Gguf, read_gguf
+from cpuft.gguf.reader import TYPES_BY_NAME, Gguf, Tensor, read_gguf
 from cpuft.machine.files import atomic_write
 
 FloatArray = npt.NDArray[np.float32]
@@ -73,7 +74,11 @@ class Adapter:
 
 
 def read_adapter(path: Path) -> Adapter:
-    """Reads and checks an adapter. Raises AdapterError, which lists all faults at once."""
+    """Reads and checks an adapter, that of a run where its folder is given.
+
+    Raises AdapterError, which lists all faults at once.
+    """
+    path = adapter_at(path)
     if path.is_dir():
         raise AdapterError(
             f"{path}: a folder, expected a GGUF adapter: convert it with `cpuft adapter convert --to gguf`"
@@ -85,13 +90,8 @@ def read_adapter(path: Path) -> Adapter:
     faults = _header_faults(file) or _tensor_faults({name: t.shape for name, t in file.tensors.items()})
     if faults:
         raise AdapterError(f"{path}: not a LoRA adapter that cpuft can use: {list_faults(faults)}")
-    tensors = {}
     with path.open("rb") as stream:
-        for name, tensor in file.tensors.items():
-            data = file.read_rows(stream, tensor, 0, tensor.rows)
-            rows = data.reshape(tensor.rows, tensor.row_bytes)
-            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(tensor.type.id))
-            tensors[name] = np.ascontiguousarray(values, dtype=np.float32).reshape(tensor.shape)
+        tensors = {name: _values(file, stream, tensor) for name, tensor in file.tensors.items()}
     infinite = [name for name, values in tensors.items() if not np.isfinite(values).all()]
     if infinite:
         raise AdapterError(f"{path}: tensors hold values that are not finite: {list_faults(infinite)}")
@@ -99,6 +99,18 @@ def read_adapter(path: Path) -> Adapter:
     skipped = ("general.architecture", "general.type", "adapter.type", "adapter.lora.alpha")
     metadata = {key: entry.value for key, entry in file.fields.items() if key not in skipped}
     return Adapter(rank, float(file.get("adapter.lora.alpha")), file.architecture, tensors, metadata)
+
+
+def _values(file: Gguf, stream: BinaryIO, tensor: Tensor) -> FloatArray:
+    """A tensor in float32, whatever weight type it has. Raises AdapterError where it has another, such as I32."""
+    data = file.read_rows(stream, tensor, 0, tensor.rows)
+    try:
+        return dequantize(tensor.type.id, data, tensor.rows, tensor.columns).reshape(tensor.shape)
+    except ModelError as error:
+        raise AdapterError(
+            f"{file.path}: {tensor.name}, of type {tensor.type.name}, cannot be read as a matrix of LoRA ({error}): "
+            "save it in f32, f16, bf16 or a quantized type"
+        ) from error
 
 
 def write_adapter(
@@ -136,9 +148,10 @@ def write_adapter(
 def check_base(adapter: Adapter, base: Gguf, path: Path) -> None:
     """Raises AdapterError unless the adapter (read from `path`) fits the base model: architecture, names and shapes."""
     if adapter.architecture != base.architecture:
+        own, wanted = (excerpt(repr(architecture)) for architecture in (adapter.architecture, base.architecture))
         raise AdapterError(
-            f"{path}: the adapter was made for the architecture {adapter.architecture!r}, but {base.path} is "
-            f"{base.architecture!r}: give the base model that it was trained on"
+            f"{path}: the adapter was made for the architecture {own}, but {base.path} is {wanted}: "
+            "give the base model that it was trained on"
         )
     faults = []
     for weight in adapter.weights:

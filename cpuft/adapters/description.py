@@ -6,10 +6,12 @@ from typing import Any
 
 from cpuft.adapters.adapter import read_adapter
 from cpuft.adapters.peft import read_peft
+from cpuft.adapters.place import adapter_at
 
 
 def describe_adapter(path: Path) -> dict[str, Any]:
     """The facts of a LoRA adapter, GGUF or PEFT, ready for JSON. Raises AdapterError."""
+    path = adapter_at(path)
     if path.is_dir():
         return _describe_peft(path)
     adapter = read_adapter(path)

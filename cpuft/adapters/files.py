@@ -7,6 +7,7 @@ from pathlib import Path
 from cpuft.adapters.adapter import Adapter, check_base, read_adapter, write_adapter
 from cpuft.adapters.combine import Kept, Share, combined, scaled
 from cpuft.adapters.peft import read_peft, write_peft
+from cpuft.adapters.place import adapter_at
 from cpuft.errors import AdapterError, ConfigError
 from cpuft.gguf.reader import Gguf, read_gguf
 from cpuft.machine.files import require_place
@@ -27,8 +28,9 @@ class Written:
 def open_adapter(path: Path, base: Gguf | None) -> Adapter:
     """A GGUF adapter, or a PEFT folder as one; checked against the base where that is given.
 
-    Raises AdapterError, also for a folder without a base.
+    Raises AdapterError, also for a PEFT folder without a base.
     """
+    path = adapter_at(path)
     if path.is_dir():
         if base is None:
             raise AdapterError(
@@ -48,6 +50,7 @@ def convert(path: Path, output: Path, to: str, *, model: Path | None = None, bas
     base_name: the base model as transformers finds it, noted in the folder.
     Raises AdapterError, ModelError, ConfigError.
     """
+    path = adapter_at(path)
     if path.is_dir() == (to == "peft"):
         raise ConfigError(f"{path}: it is a {'PEFT folder' if to == 'peft' else 'file'} already, nothing to convert")
     if base_name is not None and to == "gguf":
@@ -62,6 +65,7 @@ def convert(path: Path, output: Path, to: str, *, model: Path | None = None, bas
 
 def scale(path: Path, factor: float, output: Path, *, model: Path | None = None) -> tuple[Written, str]:
     """Writes a GGUF adapter with `factor` times the effect of another; also says where the factor went."""
+    path = adapter_at(path)
     adapter, where = scaled(open_adapter(path, None if model is None else read_gguf(model)), factor)
     return _write(output, adapter, [path, model]), where
 
@@ -81,6 +85,7 @@ def combine(
             f"{len(factors)} weights for {len(paths)} adapters: give one --weight for each, in their order"
         )
     base = None if model is None else read_gguf(model)
+    paths = [adapter_at(path) for path in paths]
     given = zip(paths, factors or [1.0] * len(paths), strict=True)
     shares = [Share(str(path), open_adapter(path, base), factor) for path, factor in given]
     adapter, kept = combined(shares, rank=rank, progress=progress)

@@ -19,12 +19,11 @@ from cpuft.adapters import peft_config
 from cpuft.adapters.adapter import SUFFIX_A, SUFFIX_B, Adapter, adapter_name, check_base
 from cpuft.adapters.hf_layout import FloatArray, HfLayout
 from cpuft.adapters.peft_config import PeftConfig
-from cpuft.errors import AdapterError, list_faults
+from cpuft.adapters.place import CONFIG, PICKLE, WEIGHTS
+from cpuft.errors import AdapterError, excerpt, list_faults
 from cpuft.gguf.reader import Gguf
 from cpuft.machine.files import atomic_folder, require_new
 
-WEIGHTS = "adapter_model.safetensors"
-PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."
 _PAIR = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight")
 _SUFFIXES = {"A": SUFFIX_A, "B": SUFFIX_B}
@@ -75,13 +74,20 @@ class PeftAdapter:
         check_base(adapter, base, self.path)
         for weight, pair in pairs.items():
             factor = np.float32(alphas[weight] / alpha)  # 1 leaves the bits as they are
-            adapter.tensors[weight + SUFFIX_B] = layout.rows_from_hf(weight, pair["B"]) * factor
+            with np.errstate(over="ignore"):
+                scaled = layout.rows_from_hf(weight, pair["B"]) * factor
+            if not np.isfinite(scaled).all():
+                raise AdapterError(
+                    f"{self.path}: {modules[weight]} is scaled {factor:g} times as much as most modules, which is more "
+                    f"than float32 holds: mend alpha_pattern in {CONFIG}"
+                )
+            adapter.tensors[weight + SUFFIX_B] = scaled
         return adapter
 
 
 def read_peft(folder: Path) -> PeftAdapter:
     """Reads and checks a folder. Raises AdapterError, which lists all bad tensors at once."""
-    config = peft_config.read_config(folder / peft_config.NAME)
+    config = peft_config.read_config(folder / CONFIG)
     path = folder / WEIGHTS
     stored = _read_tensors(path)
     faults = [] if stored else ["it has no tensors"]
@@ -135,7 +141,7 @@ def write_peft(folder: Path, adapter: Adapter, *, base: Gguf | None = None, base
     with atomic_folder(folder) as temporary:
         # In memory first: the library's own writing hides the errno of a full disk.
         (temporary / WEIGHTS).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-        (temporary / peft_config.NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (temporary / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def _read_tensors(path: Path) -> dict[str, _Stored]:
     except OSError as error:
         raise AdapterError(f"{path}: cannot read the adapter: {error.strerror}") from error
     except safetensors.SafetensorError as error:
-        fault = " ".join(str(error).split())
+        fault = excerpt(" ".join(str(error).split()))
         raise AdapterError(f"{path}: not a whole safetensors file ({fault}): fetch or save it again") from error
     return {
         name: _Stored(t["dtype"], tuple(t["shape"]), t["data"])
@@ -186,5 +192,5 @@ def _tensor_fault(tensor: _Stored, part: str, rank: int) -> str | None:
         return f"has the shape {tensor.shape}, expected a matrix"
     if tensor.shape["AB".index(part)] != rank:
         wanted = f"({rank}, …)" if part == "A" else f"(…, {rank})"
-        return f"has the shape {tensor.shape}, expected {wanted} by the rank in {peft_config.NAME}"
+        return f"has the shape {tensor.shape}, expected {wanted} by the rank in {CONFIG}"
     return None

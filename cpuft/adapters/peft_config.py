@@ -12,11 +12,10 @@ import jsonschema
 
 from cpuft.adapters.adapter import Adapter
 from cpuft.adapters.hf_layout import HfLayout
-from cpuft.errors import AdapterError, list_faults
+from cpuft.errors import AdapterError, excerpt, list_faults
 
 T = TypeVar("T")
 
-NAME = "adapter_config.json"
 MAX_BYTES = 4 << 20  # PEFT's own are a kilobyte; one with a rank for each module of a large model is a hundred
 
 _RANK = {"type": "integer", "minimum": 1, "maximum": 1 << 20}
@@ -145,7 +144,7 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise AdapterError(f"{path}: cannot read the configuration: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        fault = " ".join(str(error).split())
+        fault = excerpt(" ".join(str(error).split()))
         raise AdapterError(f"{path}: not valid JSON ({fault}): save the adapter again with PEFT") from error
 
 

@@ -119,7 +119,7 @@ def special_token(model: Gguf, name: str) -> str:
     """The text of the "bos" or "eos" token, "" where the model has none. Raises ModelError."""
     key = f"tokenizer.ggml.{name}_token_id"
     token, tokens = model.get(key), model.get("tokenizer.ggml.tokens")
-    if token is None:
+    if token in (None, -1, 2**32 - 1):  # converters write -1 for none, most of them without its sign
         return ""
     if not isinstance(tokens, list) or not isinstance(token, int) or not 0 <= token < len(tokens):
         raise ModelError(f"{model.path}: {key} is {token!r}, expected the number of a token, so the file is damaged")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpuft import toolchain
-from cpuft.errors import EngineError, ModelError, ResourceError
+from cpuft.errors import EngineError, ModelError, ResourceError, ToolchainError
 from cpuft.machine import cpu
 
 FloatArray = npt.NDArray[np.float32]
@@ -95,17 +95,23 @@ def library_digest() -> str:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Loads the engine."""
+    """Loads the engine. Raises ToolchainError where it cannot be loaded or has another interface than this file."""
     path = _library_path()
-    loaded = ctypes.CDLL(str(path))
+    mend = "run `cpuft build --force`, and leave CPUFT_LIBRARY unset"
+    try:
+        loaded = ctypes.CDLL(str(path))
+        loaded.cpuft_abi_version.restype = UINT32
+        version = loaded.cpuft_abi_version()
+    except (OSError, AttributeError) as error:
+        raise ToolchainError(f"{path} cannot be used as the engine ({error}): {mend}") from error
+    if version != ABI_VERSION:  # its functions may be others
+        raise ToolchainError(f"{path} has version {version} of the engine's interface, expected {ABI_VERSION}: {mend}")
     for name, arguments in _PROTOTYPES.items():
         getattr(loaded, name).argtypes = arguments
         getattr(loaded, name).restype = ctypes.c_int
     for name, (arguments, result) in _OTHER_PROTOTYPES.items():
         getattr(loaded, name).argtypes = arguments
         getattr(loaded, name).restype = result
-    if loaded.cpuft_abi_version() != ABI_VERSION:
-        raise EngineError(f"{path} has another interface version; run `cpuft build --force`")
     return loaded
 
 

@@ -8,7 +8,7 @@ their raw bytes, so that a rewritten file can carry them unchanged.
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cpuft.engine import BLOCK_SIZES
-from cpuft.errors import ModelError
+from cpuft.errors import ModelError, excerpt
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
+LEAST_ALIGNMENT = 8  # by the specification
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_NAME = 64  # GGML_MAX_NAME, with the terminating zero
 MAX_BYTES = 1 << 62  # no tensor is larger; keeps every product below far away from 64 bits
@@ -117,7 +118,7 @@ class Gguf:
         """A metadata value that must be a whole number where it is there."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ModelError(f"{self.path}: metadata {key} is {str(value)[:40]!r}, expected a whole number")
+            raise ModelError(f"{self.path}: metadata {key} is {excerpt(repr(value), 40)}, expected a whole number")
         return value
 
     def count(self, key: str) -> int:
@@ -212,14 +213,17 @@ def _parse(path: Path, cursor: _Cursor) -> Gguf:
     if magic != MAGIC:
         raise ModelError(f"{path}: the file begins with {magic!r}, expected {MAGIC!r}: it is not a GGUF model")
     version = cursor.number("I")
-    if version not in VERSIONS:
-        raise ModelError(f"{path}: GGUF version {version}, expected 2 or 3 in little-endian byte order")
+    _check_version(path, version)
     n_tensors, n_fields = cursor.number("Q"), cursor.number("Q")
     fields = _parse_fields(path, cursor, n_fields)
     alignment = fields.get("general.alignment")
     align = DEFAULT_ALIGNMENT if alignment is None else alignment.value
-    if alignment is not None and (alignment.type != 4 or align == 0 or align & (align - 1)):
-        raise ModelError(f"{path}: general.alignment is {align!r}, expected a power of two as u32")
+    if alignment is not None and (alignment.type != 4 or align < LEAST_ALIGNMENT or align & (align - 1)):
+        raise ModelError(
+            f"{path}: general.alignment is {excerpt(repr(align), 40)}, expected a power of two "
+            f"from {LEAST_ALIGNMENT} on, as u32: convert the model again"
+        )
+    _refuse_part(path, fields)
     described = [_parse_tensor(path, cursor) for _ in _counted(path, cursor, n_tensors, 24, "tensors")]
     data = cursor.position + -cursor.position % align
     tensors: dict[str, Tensor] = {}
@@ -238,6 +242,33 @@ def _parse(path: Path, cursor: _Cursor) -> Gguf:
     return Gguf(path, version, cursor.size, align, fields, tensors)
 
 
+def _check_version(path: Path, version: int) -> None:
+    if version in VERSIONS:
+        return
+    (swapped,) = struct.unpack(">I", struct.pack("<I", version))
+    if swapped in (1, *VERSIONS):
+        raise ModelError(
+            f"{path}: the file is in big-endian byte order, expected little-endian: "
+            "turn it with `gguf-convert-endian FILE little`, or fetch the usual one"
+        )
+    if version == 1:
+        raise ModelError(
+            f"{path}: GGUF version 1, of the summer of 2023, which llama.cpp reads no more, expected 2 or 3: "
+            "convert the model again, or fetch a younger file"
+        )
+    raise ModelError(f"{path}: GGUF version {version}, expected 2 or 3: it is damaged, or younger than this cpuft")
+
+
+def _refuse_part(path: Path, fields: Mapping[str, Field]) -> None:
+    """Raises ModelError where the file holds a part of a model's tensors, as llama-gguf-split cuts them."""
+    count, number = (fields[key].value if key in fields else 0 for key in ("split.count", "split.no"))
+    if isinstance(count, int) and count > 1:
+        raise ModelError(
+            f"{path}: it is part {int(number) + 1 if isinstance(number, int) else '?'} of a model split into {count}: "
+            "join them with llama.cpp's `llama-gguf-split --merge FIRST_PART OUTPUT`, or fetch it in one file"
+        )
+
+
 def _counted(path: Path, cursor: _Cursor, count: int, least: int, what: str) -> range:
     """range(count), after checking that so many entries of at least `least` bytes can still follow."""
     if count * least > cursor.size - cursor.position:
@@ -250,7 +281,7 @@ def _parse_fields(path: Path, cursor: _Cursor, n_fields: int) -> dict[str, Field
     for _ in _counted(path, cursor, n_fields, 13, "metadata entries"):
         key = cursor.name("a metadata key")
         if not key or key in fields:
-            raise ModelError(f"{path}: metadata key {key!r} is empty or appears twice, so the file is damaged")
+            raise ModelError(f"{path}: metadata key {excerpt(key)!r} is empty or appears twice, so the file is damaged")
         type_ = cursor.number("I")
         start = cursor.position
         _skip_value(path, cursor, key, type_)
@@ -268,11 +299,11 @@ def _skip_value(path: Path, cursor: _Cursor, key: str, type_: int) -> None:
         if item in SCALARS:
             cursor.skip(count * struct.calcsize(SCALARS[item]))
         elif item == STRING:
-            cursor.skip_strings(len(_counted(path, cursor, count, 8, f"strings in {key}")))
+            cursor.skip_strings(len(_counted(path, cursor, count, 8, f"strings in {excerpt(key)}")))
         else:
-            raise ModelError(f"{path}: metadata {key} is an array of type {item}, which GGUF does not have")
+            raise ModelError(f"{path}: metadata {excerpt(key)} is an array of type {item}, which GGUF does not have")
     else:
-        raise ModelError(f"{path}: metadata {key} has type {type_}, which GGUF does not have")
+        raise ModelError(f"{path}: metadata {excerpt(key)} has type {type_}, which GGUF does not have")
 
 
 def _parse_tensor(path: Path, cursor: _Cursor) -> tuple[str, tuple[int, ...], TensorType, int]:

@@ -128,6 +128,17 @@ cpuft_status guarded(const cpuft_engine* engine, Body body) {
     });
 }
 
+// For what reads the mapped weights. They must be those of the file that was opened: before, or reading them could end the
+// process, and after, or the numbers mean nothing.
+template <class Body>
+cpuft_status guarded_pass(const cpuft_engine* engine, Body body) {
+    return guarded(engine, [&] {
+        engine->model.file.require_unchanged();
+        body();
+        engine->model.file.require_unchanged();
+    });
+}
+
 int thread_count(int32_t n_threads) {
     if (n_threads < 0 || n_threads > 1024) refuse("%d threads are out of range; expected 0 to 1024", n_threads);
     return n_threads == 0 ? available_cpus() : n_threads;
@@ -172,6 +183,7 @@ cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, co
         const char* chosen = isa != nullptr ? isa : std::getenv("CPUFT_ISA");
         const KernelTable& kernels = select_kernels(chosen != nullptr && *chosen != '\0' ? chosen : nullptr);
         auto opened = std::make_unique<cpuft_engine>(path, thread_count(n_threads), kernels, precision);
+        opened->model.file.require_unchanged();
         opened->description = "{" + opened->model.describe() + ", \"isa\": \"" + kernels.name +
                               "\", \"precision\": \"" + name_of(opened->compute.precision) + "\", \"kernel\": \"" +
                               opened->compute.weight_gemm.name +
@@ -273,7 +285,7 @@ cpuft_status cpuft_set_activations(cpuft_engine* engine, cpuft_activations polic
 cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
                                     const int64_t* lengths, int64_t n_sequences, const uint64_t* dropout_keys,
                                     const float* frozen, double* loss_sum, int64_t* n_supervised) {
-    return guarded(engine, [&] {
+    return guarded_pass(engine, [&] {
         const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(supervised != nullptr, "supervised must not be null");
         const Loss loss = engine->transformer.forward_backward(
@@ -287,7 +299,7 @@ cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens,
 cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
                            const int64_t* lengths, int64_t n_sequences, const float* frozen, double* loss_sum,
                            int64_t* n_supervised) {
-    return guarded(engine, [&] {
+    return guarded_pass(engine, [&] {
         const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(supervised != nullptr, "supervised must not be null");
         const Loss loss = engine->transformer.forward(
@@ -301,7 +313,7 @@ int64_t cpuft_pass_tokens(const cpuft_engine* engine) { return engine == nullptr
 
 cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
                                   int64_t n_sequences, float* frozen) {
-    return guarded(engine, [&] {
+    return guarded_pass(engine, [&] {
         const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(frozen != nullptr, "frozen must not be null");
         engine->transformer.forward_frozen(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
@@ -311,7 +323,7 @@ cpuft_status cpuft_forward_frozen(cpuft_engine* engine, const int32_t* tokens, c
 
 cpuft_status cpuft_forward_hidden(cpuft_engine* engine, const int32_t* tokens, const int64_t* lengths,
                                   int64_t n_sequences, float* hidden) {
-    return guarded(engine, [&] {
+    return guarded_pass(engine, [&] {
         const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(hidden != nullptr, "hidden must not be null");
         engine->transformer.forward_hidden(micro_batch(tokens, nullptr, lengths, n_sequences, nullptr, nullptr),
@@ -320,7 +332,7 @@ cpuft_status cpuft_forward_hidden(cpuft_engine* engine, const int32_t* tokens, c
 }
 
 cpuft_status cpuft_logits(cpuft_engine* engine, const float* hidden, int64_t n, float* logits) {
-    return guarded(engine, [&] {
+    return guarded_pass(engine, [&] {
         const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(hidden != nullptr && logits != nullptr, "hidden and logits must not be null");
         require(n >= 1 && n <= kMostTokens, "logits of that many rows are impossible");

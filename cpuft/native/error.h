@@ -24,13 +24,12 @@ class InputError : public std::runtime_error {
 }
 
 // A text from a file, fit for a sentence: short and on one line.
-inline std::string printable(const std::string& text) {
-    constexpr size_t kMost = 60;
-    std::string result = text.substr(0, kMost);
+inline std::string printable(const std::string& text, size_t most = 60) {
+    std::string result = text.substr(0, most);
     for (char& c : result) {
         if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
     }
-    return text.size() > kMost ? result + "..." : result;
+    return text.size() > most ? result + "..." : result;
 }
 
 }  // namespace cpuft

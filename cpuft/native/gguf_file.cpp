@@ -7,45 +7,64 @@
 
 #include <cerrno>
 #include <cstring>
-#include <mutex>
 
 #include "error.h"
 #include "formats.h"
+#include "llama_log.h"
 
 namespace cpuft {
 
 namespace {
 
-// ggml reports what is wrong with a file through its log; the last message becomes part of our sentence.
-std::mutex log_mutex;
-std::string last_log;
+// The format's specification asks for a multiple of 8; ggml takes any power of two.
+constexpr size_t kLeastAlignment = 8;
 
-void keep_log(ggml_log_level, const char* text, void*) { last_log = text; }
-
-std::string without_newline(std::string text) {
-    while (!text.empty() && text.back() == '\n') text.pop_back();
-    const size_t colon = text.find(": ");  // drops the name of ggml's function
-    return colon == std::string::npos ? text : text.substr(colon + 2);
+int64_t modified(const struct stat& status) {
+#ifdef __APPLE__
+    const struct timespec& time = status.st_mtimespec;
+#else
+    const struct timespec& time = status.st_mtim;
+#endif
+    return static_cast<int64_t>(time.tv_sec) * 1000000000 + time.tv_nsec;
 }
 
 }  // namespace
 
-FileMapping::FileMapping(const std::string& path) {
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) refuse("cannot open the model %s: %s", path.c_str(), std::strerror(errno));
+FileMapping::FileMapping(const std::string& path) : path_(path) {
+    file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file_ < 0) refuse("cannot open the model %s: %s", path.c_str(), std::strerror(errno));
     struct stat status;
-    if (fstat(file, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {
-        close(file);
+    if (fstat(file_, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {
+        close(file_);
         refuse("%s is no GGUF file: it is empty or not a regular file", path.c_str());
     }
-    void* mapping = mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, file, 0);
-    close(file);
-    if (mapping == MAP_FAILED) refuse("cannot map the model %s into memory: %s", path.c_str(), std::strerror(errno));
+    void* mapping = mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, file_, 0);
+    if (mapping == MAP_FAILED) {
+        const int error = errno;
+        close(file_);
+        refuse("cannot map the model %s into memory: %s", path.c_str(), std::strerror(error));
+    }
     data_ = static_cast<const char*>(mapping);
     size_ = status.st_size;
+    modified_ = modified(status);
 }
 
-FileMapping::~FileMapping() { munmap(const_cast<char*>(data_), static_cast<size_t>(size_)); }
+FileMapping::~FileMapping() {
+    munmap(const_cast<char*>(data_), static_cast<size_t>(size_));
+    close(file_);
+}
+
+void FileMapping::require_unchanged() const {
+    struct stat status;
+    if (fstat(file_, &status) != 0) refuse("cannot ask for the state of %s: %s", path_.c_str(), std::strerror(errno));
+    if (status.st_size != size_) {
+        refuse("%s had %lld bytes when it was opened and has %lld now; start again once nothing writes to it",
+               path_.c_str(), (long long)size_, (long long)status.st_size);
+    }
+    if (modified(status) != modified_) {
+        refuse("%s was written to since it was opened; start again once nothing writes to it", path_.c_str());
+    }
+}
 
 GgufFile::GgufFile(const std::string& path) : path_(path), mapping_(path) {
     read_header();
@@ -53,31 +72,33 @@ GgufFile::GgufFile(const std::string& path) : path_(path), mapping_(path) {
 }
 
 void GgufFile::read_header() {
-    std::lock_guard<std::mutex> lock(log_mutex);
-    ggml_log_callback callback = nullptr;
-    void* user_data = nullptr;
-    ggml_log_get(&callback, &user_data);
-    ggml_log_set(keep_log, nullptr);
-    last_log.clear();
+    const LlamaLog log;
     ggml_context* shapes = nullptr;
-    gguf_.reset(gguf_init_from_file(path_.c_str(), {/*no_alloc=*/true, &shapes}));
+    gguf_.reset(
+        gguf_init_from_buffer(mapping_.data(), static_cast<size_t>(mapping_.size()), {/*no_alloc=*/true, &shapes}));
     shapes_.reset(shapes);
-    ggml_log_set(callback, user_data);
     if (!gguf_) {
-        const std::string reason = last_log.empty() ? "its header cannot be read" : without_newline(last_log);
-        refuse("%s is no usable GGUF file: %s; download or convert it again", path_.c_str(), reason.c_str());
+        refuse("%s is no usable GGUF file: %s; download or convert it again", path_.c_str(),
+               log.first_error("its header cannot be read").c_str());
     }
+    const size_t alignment = gguf_get_alignment(gguf_.get());
+    if (alignment % kLeastAlignment != 0)
+        refuse("%s: general.alignment is %zu, expected a multiple of %zu; convert it again", path_.c_str(), alignment,
+               kLeastAlignment);
 }
 
 void GgufFile::list_tensors() {
-    const int64_t data_offset = static_cast<int64_t>(gguf_get_data_offset(gguf_.get()));
+    const size_t data_offset = gguf_get_data_offset(gguf_.get());  // ggml has found it inside the file
+    const size_t n_data = static_cast<size_t>(mapping_.size()) - data_offset;
     for (int64_t i = 0; i < gguf_get_n_tensors(gguf_.get()); ++i) {
         const char* name = gguf_get_tensor_name(gguf_.get(), i);
         const ggml_tensor* shape = ggml_get_tensor(shapes_.get(), name);
-        const int64_t bytes = static_cast<int64_t>(ggml_nbytes(shape));
-        const uint64_t offset = gguf_get_tensor_offset(gguf_.get(), i);
-        if (offset > static_cast<uint64_t>(mapping_.size()) ||
-            bytes > mapping_.size() - data_offset - static_cast<int64_t>(offset)) {
+        if (ggml_nelements(shape) == 0) refuse("%s: tensor %s is empty", path_.c_str(), name);
+        // ggml allows any number of values below 2^63, whose bytes need not fit 64 bits.
+        const size_t block_bytes = ggml_type_size(shape->type);
+        const size_t n_blocks = static_cast<size_t>(ggml_nelements(shape) / ggml_blck_size(shape->type));
+        const size_t offset = gguf_get_tensor_offset(gguf_.get(), i);
+        if (offset > n_data || n_blocks > (n_data - offset) / block_bytes) {
             refuse("%s is truncated: tensor %s lies beyond the end of the file (%lld bytes); download it again",
                    path_.c_str(), name, (long long)mapping_.size());
         }
@@ -85,9 +106,8 @@ void GgufFile::list_tensors() {
             refuse("%s: tensor %s has type %s, which holds no weights", path_.c_str(), name,
                    ggml_type_name(shape->type));
         }
-        if (ggml_nelements(shape) == 0) refuse("%s: tensor %s is empty", path_.c_str(), name);
         tensors_[name] = {shape->type, mapping_.data() + data_offset + offset, ggml_nrows(shape), shape->ne[0]};
-        data_bytes_ += bytes;
+        data_bytes_ += static_cast<int64_t>(n_blocks * block_bytes);
     }
 }
 

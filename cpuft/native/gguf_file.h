@@ -12,7 +12,8 @@
 
 namespace cpuft {
 
-// A file's bytes, mapped read-only for the object's lifetime.
+// A file's bytes, mapped read-only for the object's lifetime. Another program that writes to the file changes them; one that
+// puts a new file in its place does not.
 class FileMapping {
   public:
     explicit FileMapping(const std::string& path);
@@ -23,9 +24,16 @@ class FileMapping {
     const char* data() const { return data_; }
     int64_t size() const { return size_; }
 
+    // Throws InputError where the file was cut or written to since it was mapped. What is read then is no longer what was
+    // checked, and a read behind its end would be the end of the process (SIGBUS).
+    void require_unchanged() const;
+
   private:
+    std::string path_;
+    int file_ = -1;
     const char* data_ = nullptr;
     int64_t size_ = 0;
+    int64_t modified_ = 0;  // in nanoseconds
 };
 
 class GgufFile {
@@ -34,6 +42,10 @@ class GgufFile {
     explicit GgufFile(const std::string& path);
     const std::string& path() const { return path_; }
     int64_t data_bytes() const { return data_bytes_; }
+    void require_unchanged() const { mapping_.require_unchanged(); }
+
+    // For llama.cpp, which takes a header that has been read; it stays this object's.
+    gguf_context* header() const { return gguf_.get(); }
 
     // Metadata values. A key of another type than asked for throws InputError.
     bool has(const std::string& key) const;

@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -30,41 +32,50 @@ void pause_briefly() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads) {
+ThreadPool::ThreadPool(int n_threads) : process_(getpid()) {
     try {
-        for (int thread = 1; thread < n_threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+        for (int thread = 1; thread < n_threads; ++thread)
+            team_->workers.emplace_back([this, thread] { work(thread); });
     } catch (const std::exception& error) {
-        const size_t n = workers_.size() + 1;
+        const size_t n = team_->workers.size() + 1;
         stop();
         refuse("this machine starts no more than %zu of %d threads (%s); ask for fewer", n, n_threads, error.what());
     }
 }
 
-ThreadPool::~ThreadPool() { stop(); }
+ThreadPool::~ThreadPool() {
+    if (in_fork()) {
+        static_cast<void>(team_.release());
+    } else {
+        stop();
+    }
+}
+
+bool ThreadPool::in_fork() const { return getpid() != process_; }
 
 void ThreadPool::stop() {
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<std::mutex> lock(team_->mutex);
         stop_ = true;
         ++round_.number;
         next_ = static_cast<uint64_t>(round_.number) << 32;
     }
-    start_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
+    team_->start.notify_all();
+    for (std::thread& worker : team_->workers) worker.join();
 }
 
 void ThreadPool::run(int64_t n_tasks, TaskReference task) {
-    if (workers_.empty() || n_tasks <= 1 || n_tasks > INT32_MAX) {
+    if (team_->workers.empty() || n_tasks <= 1 || n_tasks > INT32_MAX || in_fork()) {
         for (int64_t index = 0; index < n_tasks; ++index) task.call(task.task, index, 0);
         return;
     }
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<std::mutex> lock(team_->mutex);
         round_ = {round_.number + 1, static_cast<uint32_t>(n_tasks), task};
         n_done_ = 0;
         next_ = static_cast<uint64_t>(round_.number) << 32;
     }
-    start_.notify_all();
+    team_->start.notify_all();
     run_tasks(round_, 0);
     // What is left to wait for is tasks that are being run. Yielding lets a busy machine run them.
     for (int spins = 0; n_done_.load(std::memory_order_acquire) < round_.n_tasks; ++spins) {
@@ -84,7 +95,7 @@ void ThreadPool::run_tasks(const Round& round, int thread) {
         try {
             round.task.call(round.task.task, static_cast<uint32_t>(ticket), thread);
         } catch (...) {
-            std::lock_guard<std::mutex> lock(mutex_);
+            std::lock_guard<std::mutex> lock(team_->mutex);
             failure_ = std::current_exception();
         }
         n_done_.fetch_add(1, std::memory_order_acq_rel);
@@ -99,8 +110,8 @@ void ThreadPool::work(int thread) {
             pause_briefly();
         }
         {
-            std::unique_lock<std::mutex> lock(mutex_);
-            start_.wait(lock, [&] { return round_.number != round.number; });
+            std::unique_lock<std::mutex> lock(team_->mutex);
+            team_->start.wait(lock, [&] { return round_.number != round.number; });
             if (stop_) return;
             round = round_;
         }

@@ -1,25 +1,25 @@
 #include "vocabulary.h"
 
-#include <mutex>
 #include <stdexcept>
 #include <unordered_set>
 
+#include "deep_stack.h"
 #include "error.h"
+#include "llama_log.h"
 
 namespace cpuft {
 
 namespace {
 
-// llama.cpp tells what it loads line by line; only its first error matters: it becomes our sentence.
-std::mutex log_mutex;
-std::string first_error_log;
+// For many kinds of tokenizer llama.cpp splits a text with std::regex, which calls itself once for each character of a word,
+// or of a run of spaces. It took 425 bytes each time (GCC 12, -O1, x86-64): 20 000 letters in a row filled a stack of 8 MiB.
+constexpr size_t kStackPerByte = 1024;
+constexpr size_t kLeastStack = 8 << 20;
+constexpr int64_t kShallowBytes = 8192;  // fits half of a usual stack, and saves most texts a thread of their own
 
-void keep_first_error(ggml_log_level level, const char* text, void*) {
-    if (level == GGML_LOG_LEVEL_ERROR && first_error_log.empty()) first_error_log = text;
-}
-
-// llama.cpp asserts some properties of a vocabulary, which would end the process; they are checked here first.
-void check(const GgufFile& file) {
+// llama.cpp asserts some properties of a vocabulary, which would end the process. Those that it asserts while it reads one are
+// checked here, before it does.
+void check_before(const GgufFile& file) {
     const char* path = file.path().c_str();
     const std::string model = file.text("tokenizer.ggml.model");
     if (model != "llama" && model != "gpt2") {
@@ -43,6 +43,19 @@ void check(const GgufFile& file) {
     }
 }
 
+// Those that it asserts while it tokenizes: a token that begins or ends each text, by the file's word or by a default of the
+// kind of tokenizer, may be one that the vocabulary lacks.
+void check_after(const GgufFile& file, const llama_vocab* vocabulary) {
+    const auto require = [&](bool added, llama_token id, const char* name) {
+        if (added && id == LLAMA_TOKEN_NULL) {
+            refuse("%s: its tokenizer puts a token %s to each text, but tokenizer.ggml.%s_token_id does not say which",
+                   file.path().c_str(), name, name);
+        }
+    };
+    require(llama_vocab_get_add_bos(vocabulary), llama_vocab_bos(vocabulary), "bos");
+    require(llama_vocab_get_add_eos(vocabulary), llama_vocab_eos(vocabulary), "eos");
+}
+
 }  // namespace
 
 // llama.cpp throws where a vocabulary lacks a token that it takes for granted.
@@ -56,23 +69,17 @@ int32_t Vocabulary::convert(Body body) const {
 }
 
 Vocabulary::Vocabulary(const GgufFile& file) : path_(file.path()) {
-    check(file);
-    std::lock_guard<std::mutex> lock(log_mutex);
-    ggml_log_callback callback = nullptr;
-    void* user_data = nullptr;
-    llama_log_get(&callback, &user_data);
-    first_error_log.clear();
-    llama_log_set(keep_first_error, nullptr);
+    check_before(file);
+    const LlamaLog log;
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
-    model_.reset(llama_model_load_from_file(path_.c_str(), params));
-    llama_log_set(callback, user_data);
+    model_.reset(llama_model_init_from_user(file.header(), nullptr, nullptr, params));
     if (!model_) {
-        while (!first_error_log.empty() && first_error_log.back() == '\n') first_error_log.pop_back();
         refuse("llama.cpp cannot read the vocabulary of %s: %s", path_.c_str(),
-               first_error_log.empty() ? "no reason given" : first_error_log.c_str());
+               log.first_error("no reason given").c_str());
     }
     vocabulary_ = llama_model_get_vocab(model_.get());
+    check_after(file, vocabulary_);
 }
 
 std::vector<int32_t> Vocabulary::tokenize(const char* text, int64_t n_bytes, bool add_special,
@@ -83,10 +90,17 @@ std::vector<int32_t> Vocabulary::tokenize(const char* text, int64_t n_bytes, boo
         return llama_tokenize(vocabulary_, text, static_cast<int32_t>(n_bytes), tokens.data(),
                               static_cast<int32_t>(tokens.size()), add_special, parse_special);
     };
-    int32_t n = convert(run);
-    if (n < 0) {  // -n is the size that is needed
-        tokens.resize(static_cast<size_t>(-n));
+    int32_t n = 0;
+    const auto run_twice = [&] {
         n = convert(run);
+        if (n >= 0) return;
+        tokens.resize(static_cast<size_t>(-n));  // the size that is needed
+        n = convert(run);
+    };
+    if (n_bytes <= kShallowBytes) {
+        run_twice();
+    } else {
+        with_deep_stack(kLeastStack + static_cast<size_t>(n_bytes) * kStackPerByte, run_twice);
     }
     if (n < 0) refuse("llama.cpp cannot tokenize a text of %lld bytes", (long long)n_bytes);
     tokens.resize(static_cast<size_t>(n));

@@ -164,8 +164,6 @@ def _read_base(path: Path) -> Gguf:
         raise ModelError(f"{path}: general.type is {base.get('general.type')!r}, expected a model")
     if not base.tensors:
         raise ModelError(f"{path}: the file has no weights, only a vocabulary: give the whole model")
-    if base.integer("split.count", 0) > 1:
-        raise ModelError(f"{path}: the model is split into several files: join them with llama-gguf-split --merge")
     return base
 
 

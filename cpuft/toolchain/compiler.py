@@ -56,7 +56,7 @@ def _find(variable: str) -> Path:
             return Path(path)
     where = f"${variable} is {named!r}, which is not a program" if named else f"tried {', '.join(candidates)}"
     raise ToolchainError(
-        f"no {_LANGUAGE[variable]} compiler was found ({where}): install GCC 9 or Clang 10 or newer, "
+        f"no {_LANGUAGE[variable]} compiler was found ({where}): install GCC 11 or Clang 19 or newer, "
         f"for example with `apt-get install g++`, or set {variable}"
     )
 

@@ -75,15 +75,20 @@ def _run(command: list[str], doing: str, *, log: Path, lock: int | None, progres
 
 def _follow(output: IO[str] | None, log: IO[str], progress: Told | None) -> str:
     """Copies the output to the log, tells how far it is, and returns the first complaint."""
-    fault = ""
+    fault, heading = "", False
     for line in output or ():
         log.write(line)
         if progress is not None and (step := _PROGRESS.match(line)):
             progress(int(step[1]), int(step[2]))
         if "No space left on device" in line:
             fault = line
+        elif heading and line.strip():
+            fault = f"{fault} {line.strip()}"
         elif not fault and (complaint := _FAULT.search(line)):
             fault = complaint[0]
+            heading = fault.endswith("(message):")  # CMake's: what is wrong stands in the paragraph below it
+        else:
+            heading = False
     return fault.strip()
 
 

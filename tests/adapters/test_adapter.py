@@ -1,12 +1,14 @@
 """Proves that adapters survive a round trip, that llama.cpp loads and applies them, and that bad ones are refused."""
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
 from cpuft.adapters.adapter import check_base, read_adapter, write_adapter
+from cpuft.engine import quantize
 from cpuft.errors import AdapterError
 from cpuft.gguf.reader import read_gguf
 from tests.gguf.tiny import FloatArray, random_adapter, write_tiny_model
@@ -53,20 +55,45 @@ def test_llama_cpp_applies_it(model: Path, tmp_path: Path) -> None:
     assert np.abs(logits(model, PROMPT, tmp_path / "a.gguf") - base).max() > 0.1
 
 
-def test_half_precision_adapters_are_read(model: Path, tmp_path: Path) -> None:
-    tensors = random_adapter(model, rank=4)
-    writer = gguf.GGUFWriter(tmp_path / "half.gguf", "llama")
+def write_typed(path: Path, tensors: dict[str, Any], kind: gguf.GGMLQuantizationType | None = None) -> Path:
+    """An adapter of arrays of any type; `kind` says what their bytes are, where the array's own type does not."""
+    writer = gguf.GGUFWriter(path, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 8)
     for name, values in tensors.items():
-        writer.add_tensor(name, values.astype(np.float16))
+        writer.add_tensor(name, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    adapter = read_adapter(tmp_path / "half.gguf")
-    assert all(np.array_equal(adapter.tensors[name], values.astype(np.float16)) for name, values in tensors.items())
+    return path
+
+
+def test_half_precision_adapters_are_read(model: Path, tmp_path: Path) -> None:
+    halves = {name: values.astype(np.float16) for name, values in random_adapter(model, rank=4).items()}
+    adapter = read_adapter(write_typed(tmp_path / "half.gguf", halves))
+    assert all(np.array_equal(adapter.tensors[name], values) for name, values in halves.items())
+
+
+@pytest.mark.parametrize("name", ["BF16", "Q8_0", "Q4_K"])
+def test_adapters_of_other_weight_types_are_read(name: str, tmp_path: Path) -> None:
+    """As the gguf package reads them."""
+    kind = gguf.GGMLQuantizationType[name]
+    rng = np.random.default_rng(5)
+    pair = {"blk.0.attn_q.weight.lora_a": (256, 256), "blk.0.attn_q.weight.lora_b": (64, 256)}
+    floats = {key: rng.standard_normal(shape).astype(np.float32) for key, shape in pair.items()}
+    stored = {key: quantize(int(kind), v).reshape(len(v), -1) for key, v in floats.items()}
+    adapter = read_adapter(write_typed(tmp_path / "a.gguf", stored, kind))
+    for key, data in stored.items():
+        assert np.array_equal(adapter.tensors[key], gguf.quants.dequantize(data, kind))
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int8, np.int16, np.int32, np.int64])
+def test_types_that_hold_no_weights(kind: type, model: Path, tmp_path: Path) -> None:
+    counts: dict[str, Any] = {name: values.astype(kind) for name, values in random_adapter(model, rank=4).items()}
+    with pytest.raises(AdapterError, match=r"a\.gguf: blk\.0\..*, of type \w+, cannot be read as a matrix of LoRA"):
+        read_adapter(write_typed(tmp_path / "a.gguf", counts))
 
 
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:

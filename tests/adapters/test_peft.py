@@ -336,6 +336,7 @@ def test_what_cannot_be_converted(tmp_path: Path) -> None:
         write_peft(tmp_path / "peft", adapter_for("qwen2"))
     with pytest.raises(ConfigError, match="no such folder"):
         write_peft(tmp_path / "none" / "peft", adapter_for("qwen2"))
+    (tmp_path / "peft" / "adapter_config.json").touch()
     with pytest.raises(ConfigError, match="it is a PEFT folder already"):
         convert(tmp_path / "peft", tmp_path / "other", "peft")
     with pytest.raises(AdapterError, match="give the base model with --model"):
@@ -350,3 +351,17 @@ def test_an_adapter_of_llama_cpp_that_is_not_plain_lora(tmp_path: Path) -> None:
     )
     with pytest.raises(AdapterError, match="acts after certain tokens only"):
         read_adapter(tmp_path / "a.gguf")
+
+
+def test_scales_that_differ_by_more_than_float32_holds(tmp_path: Path) -> None:
+    """B takes up the difference of two alphas, and must stay finite."""
+    pairs = {
+        name: np.full_like(values, 1e35)
+        for layer, module in ((0, "q_proj"), (0, "o_proj"), (1, "o_proj"))
+        for name, values in module_pair(
+            f"layers.{layer}.self_attn.{module}", (N_QUERY, N_EMBD) if module == "q_proj" else (N_EMBD, N_QUERY)
+        ).items()
+    }
+    folder = write_folder(tmp_path / "peft", pairs, lora_alpha=1, alpha_pattern={"q_proj": 1e9})
+    with pytest.raises(AdapterError, match=r"q_proj is scaled 1e\+09 times as much as most modules.*alpha_pattern"):
+        read_peft(folder).on(header("qwen2"))

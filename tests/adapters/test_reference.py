@@ -71,7 +71,7 @@ def test_a_folder_for_another_model_is_refused_by_its_name(folder: Path, tmp_pat
     assert result.exit_code == 2
     assert f"{folder / 'tuned'}: the adapter was made for another base model" in result.output
     result = run("merge", "--model", other, "--adapter", tmp_path, "--output", tmp_path / "out.gguf")
-    assert "adapter_config.json: no such file" in result.output
+    assert "the folder has neither adapter.gguf" in result.output
     assert not (tmp_path / "out.gguf").exists()
 
 

@@ -1,14 +1,19 @@
 """Proves that chat templates are rendered by the conventions of transformers and llama.cpp, inside a sandbox."""
 
 import datetime
+import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cpuft.chat.template import ChatTemplate
+from cpuft.chat.template import ChatTemplate, special_token
 from cpuft.errors import ExampleError, ModelError
+from cpuft.gguf import writer as gguf_writer
+from cpuft.gguf.reader import Field, read_gguf
+from tests.gguf.tiny import write_tiny_model
 
 USER = {"role": "user", "content": "Hi"}
 CHAT = [
@@ -89,3 +94,14 @@ def test_tool_calls_that_are_none(calls: Any) -> None:
     chat = [USER, {"role": "assistant", "content": "", "tool_calls": calls}]
     with pytest.raises(ExampleError, match=r"^messages\[1\]\.tool_calls.*: .*, expected "):
         render(source + "{% endfor %}{% endfor %}", chat)
+
+
+@pytest.mark.parametrize("none", [gguf_writer.u32("", 2**32 - 1), Field("", 5, struct.pack("<i", -1))])
+def test_a_token_number_of_minus_one_means_none(none: Field, tmp_path: Path) -> None:
+    """llama.cpp warns of it and goes on."""
+    model = read_gguf(write_tiny_model(tmp_path / "m.gguf", n_layer=1))
+    key = "tokenizer.ggml.eos_token_id"
+    assert special_token(model, "eos") == "</s>"
+    assert special_token(replace(model, fields=model.fields | {key: none}), "eos") == ""
+    with pytest.raises(ModelError, match=r"eos_token_id is 4294967294, expected the number of a token"):
+        special_token(replace(model, fields=model.fields | {key: gguf_writer.u32(key, 2**32 - 2)}), "eos")

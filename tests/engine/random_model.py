@@ -193,6 +193,23 @@ def write_model(
     return path
 
 
+def write_small_model(path: Path, spec: ModelSpec, n_vocab: int, metadata: Mapping[str, gguf.GGUFValue | None]) -> Path:
+    """A model of the first tokens of its vocabulary alone, without ids of special tokens."""
+    tokens, types, _ = vocabulary(spec.architecture)
+    array, u32 = gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32
+    small: dict[str, gguf.GGUFValue | None] = {
+        "tokenizer.ggml.tokens": gguf.GGUFValue(tokens[:n_vocab], array),
+        "tokenizer.ggml.token_type": gguf.GGUFValue(types[:n_vocab], array),
+        f"{spec.architecture}.vocab_size": gguf.GGUFValue(n_vocab, u32),
+        "tokenizer.ggml.add_bos_token": None,
+    }
+    if TOKENIZERS[spec.architecture].model == "llama":
+        small["tokenizer.ggml.scores"] = gguf.GGUFValue([0.0] * n_vocab, array)
+    small |= {f"tokenizer.ggml.{name}_token_id": None for name in ("bos", "eos", "unknown", "padding")}
+    tensors = {name: values[:n_vocab] if len(values) == spec.n_vocab else values for name, values in weights(spec)}
+    return write_model(path, spec, tensors, small | dict(metadata))
+
+
 def _add_rope_scaling(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
     """What the converters write; nothing for RopeScaling, which its tensor tells."""
     if isinstance(spec.rope_scaling, LinearScaling):

@@ -12,9 +12,10 @@ from gguf.gguf_writer import GGUFValue
 
 from cpuft.engine import Engine
 from cpuft.errors import ModelError
+from tests.fuzz.mutation import damaged
 
 from .probe import Outcome, probe
-from .random_model import LINEARS, ModelSpec, vocabulary, weights, write_model
+from .random_model import LINEARS, ModelSpec, vocabulary, weights, write_model, write_small_model
 
 SPEC = ModelSpec("llama", n_layer=1, n_embd=48, n_ff=64, n_head=3, n_head_kv=1, head_size=16, seed=41)
 BPE_SPEC = ModelSpec("qwen2", n_layer=1, n_embd=48, n_ff=64, n_head=3, n_head_kv=1, head_size=16, seed=42)
@@ -67,8 +68,8 @@ def tensor_entry(file: bytes, name: bytes) -> int:
     return start + 8 + len(name)
 
 
-def patched(file: bytes, place: int, code: str, value: int) -> bytes:
-    data = struct.pack("<" + code, value)
+def patched(file: bytes, place: int, code: str, *values: int) -> bytes:
+    data = struct.pack("<" + code, *values)
     return file[:place] + data + file[place + len(data) :]
 
 
@@ -117,6 +118,17 @@ def test_impossible_headers(good: bytes, tmp_path: Path) -> None:
             f"offset-{n}": patched(good, entry + 24, "Q", n - n % 32),
         }
     all_refused(probe(write_all(tmp_path, files)))
+
+
+@pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0])
+def test_sizes_that_do_not_fit_64_bits_are_seen_as_such(kind: int, good: bytes, tmp_path: Path) -> None:
+    """The bytes of the last tensor are 2^63 or more: as a signed number negative, or, taken times a block, nothing."""
+    entry = tensor_entry(good, b"output.weight")
+    for columns in (2**61, 2**62 - 2**32, 2**61 + 2**58):
+        huge = patched(patched(good, entry + 4, "QQ", columns, 1), entry + 20, "I", int(kind))
+        (tmp_path / "huge.gguf").write_bytes(huge)
+        with pytest.raises(ModelError, match=r"output\.weight lies beyond the end of the file"):
+            Engine(tmp_path / "huge.gguf")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -213,6 +225,7 @@ def test_impossible_metadata(tmp_path: Path) -> None:
     changes["architecture-missing"] = {"general.architecture": None}
     changes["alignment=3"] = {"general.alignment": GGUFValue(3, U32)}
     changes["alignment=0"] = {"general.alignment": GGUFValue(0, U32)}
+    changes |= {f"alignment={n}": {"general.alignment": GGUFValue(n, U32)} for n in (1, 2, 4)}
     changes["alignment=huge"] = {"general.alignment": GGUFValue(2**31, U32)}
     changes["split"] = {"split.count": GGUFValue(2, gguf.GGUFValueType.UINT16)}
     all_refused(probe([write_model(tmp_path / f"{name}.gguf", SPEC, metadata=m) for name, m in changes.items()]))
@@ -253,22 +266,18 @@ def test_tokenizer_faults(tmp_path: Path) -> None:
     all_refused(probe(paths))
 
 
-def damaged(whole: bytes, header: int, choose: random.Random) -> bytes:
-    """The file with some bytes of its header changed, overwritten by a run of others, removed or inserted."""
-    data = bytearray(whole)
-    kind, place, n = choose.random(), choose.randrange(24, header), choose.randrange(1, 40)
-    if kind < 0.7:
-        for _ in range(choose.choice([1, 1, 2, 8])):
-            place = choose.randrange(4, header)
-            data[place] = choose.choice([0, 1, 0x7F, 0x80, 0xFF, choose.randrange(256), data[place] ^ 1])
-    elif kind < 0.8:
-        start = choose.randrange(24, header)
-        data[place : place + n] = whole[start : start + n]
-    elif kind < 0.9:
-        del data[place : place + n]
-    else:
-        data[place:place] = choose.randbytes(n)
-    return bytes(data)
+def test_a_token_that_the_vocabulary_lacks_is_put_to_each_text(tmp_path: Path) -> None:
+    """By default: llama.cpp takes token 1 or 11, drops it where there is none, and then asserts that it has it."""
+    llama3: dict[str, GGUFValue | None] = {"tokenizer.ggml.pre": GGUFValue("llama-bpe", TEXT)}
+    out_of_range: dict[str, GGUFValue | None] = {"tokenizer.ggml.bos_token_id": GGUFValue(8, U32)}
+    paths = [
+        write_small_model(tmp_path / "spm-1.gguf", SPEC, 1, {}),
+        write_small_model(tmp_path / "bpe-8.gguf", BPE_SPEC, 8, llama3),
+        write_small_model(tmp_path / "bpe-8-id.gguf", BPE_SPEC, 8, llama3 | out_of_range),
+    ]
+    outcomes = probe(paths)
+    all_refused(outcomes)
+    assert all("bos_token_id does not say which" in outcome.message for outcome in outcomes), outcomes
 
 
 @pytest.mark.parametrize("spec", [SPEC, BPE_SPEC], ids=["llama", "qwen2"])
@@ -279,7 +288,7 @@ def test_fuzzed_headers_never_crash(spec: ModelSpec, tmp_path: Path) -> None:
     choose = random.Random(43)
     files = {}
     for number in range(120):
-        files[f"fuzz-{number}.gguf"] = damaged(whole, header, choose)
+        files[f"fuzz-{number}.gguf"] = damaged(whole, 4, header, choose)
     bad = [o for o in probe(write_all(tmp_path, files)) if o.error not in ("", "ModelError", "ResourceError")]
     assert not bad, "\n".join(f"{o.path.name}: {o.error} {o.message}" for o in bad)
 

@@ -103,8 +103,9 @@ def test_metadata_of_wrong_types_never_crash(model: Path, tmp_path: Path) -> Non
         (b"", "empty"),
         (b"GG", "not a GGUF"),
         (b"PK\x03\x04" + bytes(60), "not a GGUF"),
-        (b"GGUF" + struct.pack(">I", 3) + bytes(40), "version"),
-        (b"GGUF" + struct.pack("<I", 1) + bytes(40), "version 1"),
+        (b"GGUF" + struct.pack(">I", 3) + bytes(40), "big-endian byte order, .*`gguf-convert-endian FILE little`"),
+        (b"GGUF" + struct.pack("<I", 1) + bytes(40), "GGUF version 1, of the summer of 2023"),
+        (b"GGUF" + struct.pack("<I", 4) + bytes(40), "GGUF version 4, expected 2 or 3"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "announces"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60), "announces"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 63) + bytes(40), "truncated"),
@@ -119,6 +120,15 @@ def test_hostile_headers(header: bytes, message: str, tmp_path: Path) -> None:
         read_gguf(path)
 
 
+def test_a_sentence_quotes_no_more_than_a_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "wordy.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 100_000) + 100_000 * b"\n" + struct.pack("<I", 99))
+    with pytest.raises(ModelError, match="has type 99, which GGUF does not have") as caught:
+        read_gguf(path)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         read_gguf(tmp_path / "nothing.gguf")
@@ -127,3 +137,32 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot read"):
         read_gguf(tmp_path)
+
+
+def rewritten(model: Path, path: Path, *fields: Field, alignment: int = 32) -> Path:
+    """The model's header with further entries, and zeros for data."""
+    file = read_gguf(model)
+    infos = [gguf_writer.TensorInfo(t.name, t.shape, t.type) for t in file.tensors.values()]
+    entries = {field.key: field for field in (*file.fields.values(), *fields)}
+    with path.open("wb") as stream:
+        gguf_writer.write_header(stream, entries.values(), infos, alignment)
+        stream.write(bytes(sum(info.size + alignment for info in infos)))
+    return path
+
+
+def test_a_part_of_a_split_model_says_so(model: Path, tmp_path: Path) -> None:
+    count, number = Field("split.count", 2, struct.pack("<H", 3)), Field("split.no", 2, struct.pack("<H", 1))
+    path = rewritten(model, tmp_path / "m-00002-of-00003.gguf", count, number)
+    with pytest.raises(ModelError, match=r"part 2 of a model split into 3: join them with .*llama-gguf-split --merge"):
+        read_gguf(path)
+    whole = Field("split.count", 2, struct.pack("<H", 1))
+    assert read_gguf(rewritten(model, tmp_path / "whole.gguf", whole, number)).tensors
+
+
+@pytest.mark.parametrize("alignment", [1, 2, 4, 24])
+def test_alignments_that_the_format_does_not_have(alignment: int, model: Path, tmp_path: Path) -> None:
+    field = gguf_writer.u32("general.alignment", alignment)
+    with pytest.raises(ModelError, match=rf"general\.alignment is {alignment}, expected a power of two from 8 on"):
+        read_gguf(rewritten(model, tmp_path / "odd.gguf", field, alignment=alignment))
+    eight = gguf_writer.u32("general.alignment", 8)
+    assert read_gguf(rewritten(model, tmp_path / "even.gguf", eight, alignment=8)).alignment == 8

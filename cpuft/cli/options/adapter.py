@@ -1,4 +1,4 @@
-"""The `--adapter` option: every command takes a GGUF adapter or the folder that PEFT saved."""
+"""The `--adapter` option: every command takes a GGUF adapter, the folder of its run, or the folder that PEFT saved."""
 
 import functools
 import tempfile
@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from cpuft.adapters.files import convert
+from cpuft.adapters.place import adapter_at
 from cpuft.machine.files import require_place
 
-FORMS = "a GGUF file or a PEFT folder"
+FORMS = "a GGUF file, a run's folder or a PEFT folder"
 
 
 def adapter_option(
@@ -38,6 +39,7 @@ def _gguf(adapter: Path | None, model: Path, output: Path | None) -> Iterator[Pa
 
     output: what the command writes; it must not take the place of one of the folder's files.
     """
+    adapter = None if adapter is None else adapter_at(adapter)
     if adapter is None or not adapter.is_dir():
         yield adapter
         return

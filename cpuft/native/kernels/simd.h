@@ -85,13 +85,28 @@ struct Simd {
 
 // ---- Across the lanes of a register ------------------------------------------------------------------------------------
 
+// Lane i of the result is lane places[i] of two registers laid end to end. The places are known when this is compiled.
+template <int kBytes, class Vector>
+[[gnu::always_inline]] inline Vector picked(Vector first, Vector second, typename Simd<kBytes>::Uint places) {
+#ifdef __clang__  // has no __builtin_shuffle
+    constexpr uint32_t kWidth = Simd<kBytes>::kWidth;
+    Vector values;
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < kWidth; ++i)
+        values[i] = places[i] < kWidth ? first[places[i]] : second[places[i] - kWidth];
+    return values;
+#else
+    return __builtin_shuffle(first, second, places);
+#endif
+}
+
 // Lane i of the result is lane i + by of v.
 template <int kBytes>
 [[gnu::always_inline]] inline typename Simd<kBytes>::Float rotated(typename Simd<kBytes>::Float v, int by) {
     typename Simd<kBytes>::Uint from;
     for (int lane = 0; lane < Simd<kBytes>::kWidth; ++lane)
         from[lane] = static_cast<uint32_t>((lane + by) % Simd<kBytes>::kWidth);
-    return __builtin_shuffle(v, from);
+    return picked<kBytes>(v, v, from);
 }
 
 template <int kBytes>
@@ -127,8 +142,8 @@ template <int kBytes>
         for (int i = 0; i < kWidth; ++i) {
             if ((i & s) != 0) continue;
             const Uint first = rows[i], second = rows[i + s];
-            rows[i] = __builtin_shuffle(first, second, upper);
-            rows[i + s] = __builtin_shuffle(first, second, lower);
+            rows[i] = picked<kBytes>(first, second, upper);
+            rows[i + s] = picked<kBytes>(first, second, lower);
         }
     }
 }
