@@ -15,7 +15,7 @@ from cpuft.synth.duplicates import NearTexts
 
 DOMAIN = "domain "  # before a domain's name, the kind of its subjects in a lexicon
 KINDS = ("product", "audience", "complexity")  # what else a lexicon has for concepts
-TRIES = 50  # for each concept that is wanted, until there are no new ones left
+TRIES = 100  # without a new concept, until it is taken that there are none left
 VARIATIONS = 4  # that a model is asked for at a time
 # How concepts differ beside their words: told to a model so that it does not write the same one again.
 COMPLEXITIES = ("a simple tool", "a product of medium size", "a large system for a whole organisation")
@@ -89,10 +89,10 @@ def combine(role: Role, count: int, domains: Sequence[str], seed: int) -> list[C
     """
     rng, names, found = random.Random(f"{seed}:concepts"), domains_of(role, domains), list[Concept]()
     seen = NearTexts()
-    for attempt in range(TRIES * count):
-        if len(found) == count:
-            break
-        domain = names[attempt % len(names)]
+    missed = 0  # tries since the last new one
+    while len(found) < count and missed < TRIES:
+        domain = names[(len(found) + missed) % len(names)]
+        missed += 1
         subject = rng.choice(role.lexicon[f"{DOMAIN}{domain}"])
         product, audience = (rng.choice(role.lexicon[kind]) for kind in KINDS[:2])
         complexity = rng.choice([*role.lexicon["complexity"], ""])
@@ -101,6 +101,7 @@ def combine(role: Role, count: int, domains: Sequence[str], seed: int) -> list[C
         if not seen.has(text):
             seen.add(text)
             found.append(Concept(text, domain, f"{domain}: {subject}"))
+            missed = 0
     return found
 
 
@@ -119,7 +120,7 @@ def vary(
     Fewer where it writes the same again and again. The same seed and model ask the same questions.
     """
     names, found, seen = domains_of(role, domains), list[Concept](), NearTexts()
-    asked = _questions(role, names, seed, TRIES * count // VARIATIONS)
+    asked = _questions(role, names, seed, count + TRIES)
     kept: dict[int, tuple[str, str]] = {}
     requests = (_noted(number, question, kept) for number, question in enumerate(asked))
     for number, answer in generate_all(generator, requests, n_parallel):

@@ -14,6 +14,7 @@ from cpuft.toolchain.sources import DISK_MEND
 
 Told = Callable[[int, int], object]  # steps that are done, and all of them
 _PROGRESS = re.compile(r"\[(\d+)/(\d+)\] ")
+_HEADING = "(message):"
 _FAULT = re.compile(r"(?:fatal )?error: .*|CMake Error.*|undefined reference to .*|.*Killed.*")
 
 
@@ -82,11 +83,11 @@ def _follow(output: IO[str] | None, log: IO[str], progress: Told | None) -> str:
             progress(int(step[1]), int(step[2]))
         if "No space left on device" in line:
             fault = line
-        elif heading and line.strip():
-            fault = f"{fault} {line.strip()}"
+        elif heading and (line.strip() or fault.endswith(_HEADING)):  # before a long word CMake breaks a line
+            fault = f"{fault} {line.strip()}".rstrip()
         elif not fault and (complaint := _FAULT.search(line)):
             fault = complaint[0]
-            heading = fault.endswith("(message):")  # CMake's: what is wrong stands in the paragraph below it
+            heading = fault.endswith(_HEADING)  # CMake's: what is wrong stands in the paragraph below it
         else:
             heading = False
     return fault.strip()

@@ -1,6 +1,7 @@
 """A real Ollama answers as a Generator, and a schema binds it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -18,10 +19,11 @@ QUESTION = [{"role": "user", "content": "Concept: a shop for tools"}]
 
 
 @pytest.fixture(scope="module")
-def imported(ollama_server: OllamaServer) -> str:
+def imported(ollama_server: OllamaServer) -> Iterator[str]:
     """The bundled model in Ollama."""
     import_model(ImportJob(Path(demo.BASE_MODEL), "generator:v1", host=ollama_server.host))
-    return "generator:v1"
+    yield "generator:v1"
+    ollama_server.client.delete("generator:v1")
 
 
 def test_an_answer_and_what_it_took(ollama_server: OllamaServer, imported: str) -> None:

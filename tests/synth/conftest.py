@@ -1,5 +1,6 @@
 """A role whose lexicon and seeds are small, made of the business analyst's."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from cpuft.roles import Role
 from cpuft.roles.answer import write_answer
+from cpuft.roles.check import write_skeleton
 from cpuft.roles.folder import read_role
 from cpuft.synth.records import RoleRecord
 
@@ -62,3 +64,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def role(folder: Path) -> Role:
     """The role."""
     return read_role(folder)
+
+
+@pytest.fixture(scope="session")
+def clerk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a role whose answers are so short that the bundled model ends them."""
+    folder = tmp_path_factory.mktemp("short") / "clerk"
+    write_skeleton(folder)
+    schema = json.loads((folder / "schema.json").read_text())
+    schema["properties"]["summary"]["maxLength"] = 40
+    schema["properties"]["points"] |= {"maxItems": 2, "items": {"type": "string", "maxLength": 20}}
+    (folder / "schema.json").write_text(json.dumps(schema))
+    (folder / "lexicon.yaml").write_text(yaml.safe_dump(LEXICON))
+    return folder

@@ -11,6 +11,7 @@ from cpuft import demo
 from cpuft.cli.main import cli
 from cpuft.roles import Role
 from cpuft.roles.answer import read_answer
+from cpuft.roles.folder import read_role
 from cpuft.synth.concepts import combine, read_concepts
 from cpuft.synth.duplicates import likeness
 from cpuft.synth.records import read_records, write_records
@@ -36,7 +37,7 @@ def test_concepts_without_a_model(folder: Path, role: Role, tmp_path: Path) -> N
     assert (tmp_path / "c.jsonl").read_bytes() == first
     assert combine(role, 40, [], 4) != concepts
     assert {concept.domain for concept in combine(role, 5, ["fintech"], 0)} == {"fintech"}
-    assert 50 < len(combine(role, 10_000, ["fintech"], 0)) < 10_000  # there are no more
+    assert 30 < len(combine(role, 10_000, ["fintech"], 0)) < 1000  # there are no more
 
 
 def test_concepts_by_a_model(folder: Path, tmp_path: Path) -> None:
@@ -50,29 +51,29 @@ def test_concepts_by_a_model(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def raw(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(clerk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Answers of the bundled model to six concepts, in two runs."""
     place = tmp_path_factory.mktemp("raw")
-    run("concepts", "--role", folder, "--num", 6, "--output", place / "c.jsonl")
+    run("concepts", "--role", clerk, "--num", 6, "--output", place / "c.jsonl")
     lines = (place / "c.jsonl").read_text().splitlines(keepends=True)
     (place / "first.jsonl").write_text("".join(lines[:2]))
     for concepts, made, kept in (("first.jsonl", 2, 0), ("c.jsonl", 4, 2), ("c.jsonl", 0, 6)):
         files = ("--model", demo.BASE_MODEL, "--concepts", place / concepts, "--output", place / "raw.jsonl")
-        done = run("generate", "--role", folder, *files, "--max-tokens", 500, "--parallel", 2, "--json")
+        done = run("generate", "--role", clerk, *files, "--max-tokens", 200, "--parallel", 2, "--json")
         assert done.exit_code == 0, done.output
         facts = json.loads(done.output)
         assert (facts["made"], facts["kept"], facts["failed"]) == (made, kept, 0)
     return place / "raw.jsonl"
 
 
-def test_generated_answers_fit_the_schema(raw: Path, role: Role) -> None:
+def test_generated_answers_fit_the_schema(raw: Path, clerk: Path) -> None:
+    role = read_role(clerk)
     records = read_records(raw, role)
     assert len({one.asked for one in records}) == 6
-    whole = [one for one in records if one.facts["finished"]]
-    for one in whole:
+    for one in records:
+        assert one.facts["finished"]
         jsonschema.validate(read_answer(one.answer), dict(role.schema))
         assert one.facts["score"] == pytest.approx(role.metric(one.answer, one.inputs).total, abs=1e-4)
-    assert whole
     assert {one.facts["model"] for one in records} == {demo.BASE_MODEL.name}
     assert len({one.facts["seed"] for one in records}) == 6
 
