@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cpuft.cli.main import cli
 from cpuft.cli.options.configuration import FILE
+from cpuft.sources.source import named
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -28,8 +29,6 @@ from cpuft.cli.options.configuration import FILE
 @click.pass_context
 def main(context: click.Context, model: str, dataset: Path, output: Path, logging_dir: Path | None) -> None:
     """Train a LoRA adapter on the CPU."""
-    if not Path(model).exists() and not model.startswith(("ollama:", "hf:")):
-        model = f"ollama:{model}"
     files = [dataset]
     if dataset.is_dir():
         files = [dataset / "train.jsonl", *filter(Path.exists, [dataset / "val.jsonl"])]
@@ -39,7 +38,7 @@ def main(context: click.Context, model: str, dataset: Path, output: Path, loggin
     elif logging_dir is not None and logging_dir.resolve() != output.resolve():
         click.echo(f"{logging_dir} is there already: the logs are in {output}", err=True)
     data = [word for option, file in zip(("--train", "--val"), files, strict=False) for word in (option, str(file))]
-    cli(["train", "--model", model, *data, "--output", str(output), *context.args], prog_name="cpuft")
+    cli(["train", "--model", named(model), *data, "--output", str(output), *context.args], prog_name="cpuft")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cpuft.cli.main import cli
+from cpuft.sources.source import named
 
 OPTION = "--model-name"
 
@@ -21,7 +22,6 @@ def _apart(word: str) -> list[str]:
 if __name__ == "__main__":
     arguments = [part for word in sys.argv[1:] for part in _apart(word)]
     for i, name in enumerate(arguments):
-        named = i > 0 and arguments[i - 1] == OPTION
-        if named and not Path(name).exists() and not name.startswith(("ollama:", "hf:")):
-            arguments[i] = f"ollama:{name}"
+        if i > 0 and arguments[i - 1] == OPTION:
+            arguments[i] = named(name)
     cli(["prepare", *arguments], prog_name="cpuft")

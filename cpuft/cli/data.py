@@ -1,6 +1,7 @@
 """`cpuft data`: from a role to a training set."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
 from cpuft.errors import DatasetError
 from cpuft.machine.files import require_place, write_text
-from cpuft.roles import Role
+from cpuft.roles import Example, Role
+from cpuft.roles.answer import read_answer
 from cpuft.synth.card import write_card
 from cpuft.synth.concepts import combine, read_concepts, vary
 from cpuft.synth.duplicates import NEAR, diversity
 from cpuft.synth.filter import Criteria, Filtered, filter_records
 from cpuft.synth.generation import SAMPLING, generate_records
-from cpuft.synth.records import chat_of, read_records, write_records
+from cpuft.synth.records import read_records, write_chat, write_records
 from cpuft.synth.split import split_records
 
 FILE = click.Path(path_type=Path)
@@ -49,13 +51,14 @@ def data() -> None:
 @role_option
 @click.option("--num", type=click.IntRange(1), default=200, show_default=True, help="How many.")
 @click.option("--domains", default="", help="Only these, between commas; without: all of the role's lexicon.")
+@click.option("--seeds", type=FILE, help="Examples to vary, JSON lines; without: the role's own.")
 @model_option("A model that varies the role's seeds; without, they are put together from words", required=False)
 @parallel_option
 @seed_option
 @output_option
 @json_option
 def concepts(
-    role: Role, num: int, domains: str, model: Path | None, parallel: int, seed: int, output: Path, as_json: bool
+    role: Role, num: int, domains: str, model: Path | None, seed: int, output: Path, as_json: bool, **options: Any
 ) -> None:
     """Write concepts to ask a role about, no two nearly alike.
 
@@ -69,6 +72,7 @@ def concepts(
     if model is None:
         found = combine(role, num, names, seed)
     else:
+        role, parallel = _with_seeds(role, options["seeds"]), options["parallel"]
         with LlamaServer(model, n_parallel=parallel) as server, Bars() as progress:
             found = vary(role, server, num, names, seed, n_parallel=parallel, progress=progress)
     write_text(output, "".join(concept.line() for concept in found))
@@ -180,9 +184,15 @@ def chat(role: Role, source: Path, output: Path) -> None:
       cpuft data chat --role ba --input train.jsonl --output train-chat.jsonl
     """
     require_place(output, "the conversations", [source])
-    records = read_records(source, role)
-    write_text(output, "".join(json.dumps(chat_of(one, role), ensure_ascii=False) + "\n" for one in records))
-    click.echo(f"{output}: {len(records)} conversations")
+    click.echo(f"{output}: {write_chat(source, output, role)} conversations")
+
+
+def _with_seeds(role: Role, path: Path | None) -> Role:
+    """The role with the examples of a file for its seeds."""
+    if path is None:
+        return role
+    examples = (Example(record.inputs, read_answer(record.answer) or {}) for record in read_records(path, role))
+    return replace(role, seeds=tuple(examples))
 
 
 def _filter_table(found: Filtered) -> str:

@@ -38,6 +38,11 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
+def named(name: str) -> str:
+    """A reference for a model that is named as the specification does: what is no path and no reference is Ollama's."""
+    return name if name.startswith((OLLAMA, HUB)) or Path(name).exists() else f"{OLLAMA}{name}"
+
+
 def resolve(reference: str, progress: Progress = silent) -> Source:
     """The source of a reference; downloads and converts where that is still to be done.
 

@@ -75,11 +75,16 @@ def domains_of(role: Role, wanted: Sequence[str] = ()) -> list[str]:
     known = [kind.removeprefix(DOMAIN) for kind in role.lexicon if kind.startswith(DOMAIN)]
     if missing := [kind for kind in KINDS if not role.lexicon.get(kind)]:
         raise ConfigError(f"the role {role.name} has no words for {missing[0]}: add them to its lexicon.yaml")
-    if unknown := [name for name in wanted if name not in known]:
+    by_plain = {_plain(name): name for name in known}  # hr is HR, and ecommerce e-commerce
+    if unknown := [name for name in wanted if _plain(name) not in by_plain]:
         raise ConfigError(f"{unknown[0]}: no such domain in the role {role.name}, expected some of {', '.join(known)}")
     if not known:
         raise ConfigError(f"the role {role.name} has no domains: add kinds such as {DOMAIN}fintech to its lexicon.yaml")
-    return list(wanted) or known
+    return [by_plain[_plain(name)] for name in wanted] or known
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def combine(role: Role, count: int, domains: Sequence[str], seed: int) -> list[Concept]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cpuft.errors import DatasetError, list_faults
 from cpuft.machine.disk import disk_errors
-from cpuft.machine.files import atomic_write
+from cpuft.machine.files import atomic_write, write_text
 from cpuft.roles import Role
 from cpuft.roles.answer import read_answer, write_answer
 
@@ -108,6 +108,13 @@ def line_of(record: RoleRecord, role: Role) -> str:
 def chat_of(record: RoleRecord, role: Role) -> dict[str, Any]:
     """A record as a conversation to train on, with the short prompt that a tuned model is asked with."""
     return {"messages": [*role.messages(record.inputs), {"role": "assistant", "content": record.answer}]}
+
+
+def write_chat(source: Path, output: Path, role: Role) -> int:
+    """Writes a file's examples as conversations, whole or not at all; returns how many. Raises DatasetError."""
+    records = read_records(source, role)
+    write_text(output, "".join(json.dumps(chat_of(one, role), ensure_ascii=False) + "\n" for one in records))
+    return len(records)
 
 
 def _record(value: Any, role: Role, place: str) -> RoleRecord:

@@ -1,0 +1,1 @@
+"""The specification's own commands, as it writes them."""
