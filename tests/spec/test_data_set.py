@@ -14,7 +14,7 @@ from tests.synth.conftest import document
 
 
 def script(name: str, *arguments: str | Path | int, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
 
 
