@@ -1,7 +1,7 @@
 """On real models and real text, each precision's gradient is float32's: within what benchmarks/RESULTS.md has."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,27 +54,48 @@ CASES = [(GEMMA, arm) for arm in kernel_arms()]
 CASES += [(state, arm) for state in (CODER, TRAINED_CODER) for arm in few(kernel_arms())]
 
 
-@pytest.fixture(scope="module")
-def baseline(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Settings, dict[str, Any], FloatArray]]:
+@dataclass(frozen=True)
+class Baseline:
     """What float32 gives: the settings, with the adapter's folder, the figures and the gradient."""
-    name, trained = request.param
-    folder = tmp_path_factory.mktemp("precision")
+
+    settings: Settings
+    figures: dict[str, Any]
+    gradient: FloatArray
+
+
+BaselineOf = Callable[[tuple[str, int]], Baseline]
+
+
+@pytest.fixture(scope="module")
+def baseline_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselineOf]:
+    """(model, steps of training) -> its baseline, made once: a fixture with parameters would be made for each arm."""
+    known: dict[tuple[str, int], Baseline] = {}
+
+    def made(state: tuple[str, int]) -> Baseline:
+        if state not in known:
+            known[state] = _baseline(*state, tmp_path_factory.mktemp("precision"))
+        return known[state]
+
+    yield made
+    for one in known.values():
+        shutil.rmtree(one.settings.folder)
+
+
+def _baseline(name: str, trained: int, folder: Path) -> Baseline:
     texts = TEXTS.read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "texts.jsonl").write_text("".join(texts[SKIPPED[name] :]), encoding="utf-8")
     settings = Settings(str(models.require(name)), str(folder / "texts.jsonl"), str(folder), threads=models.threads())
     if trained:
         measure(replace(settings, trained=trained))
     figures = measure(replace(settings, precision=BASELINE.precision, trained=None if trained else 0))
-    yield settings, figures, np.load(folder / GRADIENT)
-    shutil.rmtree(folder)
+    return Baseline(settings, figures, np.load(folder / GRADIENT))
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("baseline", "arm"), CASES, indirect=["baseline"], ids=str)
-def test_gradient_is_float32s(baseline: tuple[Settings, dict[str, Any], FloatArray], arm: Arm) -> None:
-    settings, wanted_figures, wanted = baseline
+@pytest.mark.parametrize(("state", "arm"), CASES, ids=str)
+def test_gradient_is_float32s(state: tuple[str, int], arm: Arm, baseline_of: BaselineOf) -> None:
+    baseline = baseline_of(state)
+    settings, wanted_figures, wanted = baseline.settings, baseline.figures, baseline.gradient
     figures = measure(replace(settings, isa=arm.isa, precision=arm.precision))
     found, bars = distance(figures["tensors"], np.load(Path(settings.folder) / GRADIENT), wanted), bars_of(arm)
     assert figures["loss"] == pytest.approx(wanted_figures["loss"], rel=bars.loss)
