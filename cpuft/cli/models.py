@@ -66,7 +66,7 @@ def list_models(as_json: bool) -> None:
 @models.command("pull")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--candidates", type=FILE, help="Also pull the models of this list, such as configs/candidates.yaml.")
-@click.option("--role", help="Of the list, only the candidates for this role: ba, po, architect, developer or qa.")
+@click.option("--role", help="Of the list, only the candidates for this role: ba, po, architect, dev or qa.")
 @click.option("--dry-run", is_flag=True, help="Say what would be fetched, and stop.")
 @json_option
 def pull_models(
@@ -81,7 +81,7 @@ def pull_models(
     Examples:
       cpuft models pull ollama:qwen2.5:3b-instruct
       cpuft models pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
-      cpuft models pull --candidates configs/candidates.yaml --role developer --dry-run
+      cpuft models pull --candidates configs/candidates.yaml --role dev --dry-run
     """
     if role is not None and candidates is None:
         raise click.UsageError("--role chooses from a list: give --candidates FILE, such as configs/candidates.yaml")

@@ -25,7 +25,7 @@ def test_the_names_of_the_specification_work() -> None:
         "llama3.2:3b-instruct",
     ]
     assert all(candidate.model.startswith(f"ollama:{candidate.alias}") for candidate in analysts)
-    developers = for_role(read_candidates(CANDIDATES), "developer")
+    developers = for_role(read_candidates(CANDIDATES), "dev")
     assert [candidate.model for candidate in developers] == ["ollama:qwen2.5-coder:7b", "ollama:codellama:13b"]
 
 
@@ -88,7 +88,7 @@ def test_a_role_has_its_candidates_tried_and_the_size_said_before(run_cpuft: Run
 
 def test_a_dry_run_fetches_nothing(run_cpuft: RunCpuft, tmp_path: Path) -> None:
     environment = {"OLLAMA_HOST": "127.0.0.1:9", "NO_PROXY": "127.0.0.1", "OLLAMA_MODELS": str(tmp_path)}
-    dry = ["models", "pull", "--candidates", str(CANDIDATES), "--role", "developer", "ollama:own", "--dry-run"]
+    dry = ["models", "pull", "--candidates", str(CANDIDATES), "--role", "dev", "ollama:own", "--dry-run"]
     done = run_cpuft(*dry, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[:5] for line in done.stdout.splitlines()[1:-1]] == [
@@ -104,7 +104,7 @@ def test_a_dry_run_fetches_nothing(run_cpuft: RunCpuft, tmp_path: Path) -> None:
 def test_an_unknown_role_is_refused(run_cpuft: RunCpuft) -> None:
     done = run_cpuft("models", "pull", "--candidates", CANDIDATES, "--role", "ceo")
     assert done.returncode == 2
-    assert done.stderr == ("Error: ceo: no candidate has this role, expected one of ba, po, architect, qa, developer\n")
+    assert done.stderr == ("Error: ceo: no candidate has this role, expected one of ba, po, architect, qa, dev\n")
     done = run_cpuft("models", "pull", "ollama:own", "--role", "ba")
     assert done.returncode == 2
     assert "--role chooses from a list: give --candidates FILE" in done.stderr
