@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from cpuft.backends.generator import GREEDY, Generator, Sampling
+from cpuft.backends.generator import GREEDY, Generator, Request, Sampling, generate_all
 from cpuft.chat.message import Completion, Message
 from cpuft.chat.normalization import Taken, normalized
 from cpuft.data.records import Chat, Record, read_records
-from cpuft.errors import DatasetError, ExampleError
+from cpuft.errors import CpuftError, DatasetError, ExampleError
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Inputs, Metric, Role, Score
 
@@ -41,7 +42,12 @@ class Benchmark:
     @property
     def average_score(self) -> float:
         """Mean of the total scores."""
-        return _mean_score(self.answers)
+        return mean(self.scores)
+
+    @property
+    def scores(self) -> list[float]:
+        """The total scores, in the order of the test set."""
+        return [answer.score.total for answer in self.answers]
 
     @property
     def average_parts(self) -> dict[str, float]:
@@ -68,7 +74,7 @@ class Benchmark:
         return {
             "n_examples": len(self.answers),
             "avg_score": round(self.average_score, 4),
-            "parts": {name: round(mean, 4) for name, mean in self.average_parts.items()},
+            "parts": {name: round(value, 4) for name, value in self.average_parts.items()},
             "tokens_per_sec": round(self.tokens_per_second, 1),
             "tokens": self.tokens,
             "unfinished": sum(not answer.completion.finished for answer in self.answers),
@@ -109,19 +115,24 @@ def run_benchmark(
     metric: Metric,
     *,
     sampling: Sampling = GREEDY,
+    n_parallel: int = 1,
     progress: Progress = silent,
 ) -> Benchmark:
-    """Asks all questions, one at a time, so that the speed is what a single user sees."""
-    answers = []
-    for case in cases:
-        completion = generator.generate(case.messages, sampling)
-        answers.append(Answer(case, completion, metric(completion.text, case.inputs)))
-        progress("answers", len(answers), len(cases), "answer", score=f"{_mean_score(answers):.3f}")
-    return Benchmark(tuple(answers))
+    """Asks all questions.
 
-
-def _mean_score(answers: Sequence[Answer]) -> float:
-    return sum(answer.score.total for answer in answers) / len(answers)
+    n_parallel: how many at a time; only one at a time shows the speed that a single user sees.
+    Raises CpuftError where the model fails to answer.
+    """
+    answers: dict[int, Answer] = {}
+    requests = [Request(case.messages, sampling) for case in cases]
+    for number, completion in generate_all(generator, requests, n_parallel):
+        if isinstance(completion, CpuftError):
+            raise completion
+        case = cases[number]
+        answers[number] = Answer(case, completion, metric(completion.text, case.inputs))
+        score = mean(answer.score.total for answer in answers.values())
+        progress("answers", len(answers), len(cases), "answer", score=f"{score:.3f}")
+    return Benchmark(tuple(answers[number] for number in range(len(cases))))
 
 
 def _case(record: Record | ExampleError, role: Role) -> Case:

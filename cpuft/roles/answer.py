@@ -97,6 +97,12 @@ def write_answer(document: Mapping[str, Any]) -> str:
     return "\n".join(sections)
 
 
+def as_yaml(text: str) -> str:
+    """An answer as YAML, be it JSON because its model was held to a schema; as it is, where it holds no mapping."""
+    document = read_answer(text)
+    return text if document is None else write_answer(document)
+
+
 def _load(body: str) -> Any:
     try:
         return yaml.load(body, _PlainLoader)

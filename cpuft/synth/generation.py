@@ -1,17 +1,17 @@
 """A model answers concepts as a role; every answer is on the disk before the next is waited for."""
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpuft.backends.generator import Generator, Request, Sampling, generate_all
-from cpuft.chat.message import Completion, Message
+from cpuft.chat.message import Completion
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Role
-from cpuft.roles.answer import read_answer, write_answer
+from cpuft.roles.answer import as_yaml
 from cpuft.synth.concepts import Concept
+from cpuft.synth.program import Program
 from cpuft.synth.records import Appender, RoleRecord, read_records
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=1024)
@@ -33,8 +33,7 @@ def generate_records(
     output: Path,
     *,
     model: str,
-    prompt: str | None = None,
-    demos: Sequence[Message] = (),
+    program: Program | None = None,
     constrained: bool = True,
     sampling: Sampling = SAMPLING,
     seed: int = 0,
@@ -44,21 +43,21 @@ def generate_records(
     """Appends an example for each concept to `output`, and goes on where it stopped before.
 
     model:       what answers, noted with each example: a digest tells one file from another.
-    prompt:      instead of the role's own; demos: turns to show before the question.
+    program:     how it is asked; None takes the role's prompt for models that have not been tuned.
     constrained: holds the model to the role's schema, where the backend can.
     """
     appender, failed = Appender(output, role), list[str]()
     known = {record.asked for record in read_records(output, role)} if output.stat().st_size else set()
     first = next(iter(role.sources))
     left = [concept for concept in concepts if concept.text not in known]
-    requests = [_request(role, {first: c.text}, prompt, demos, sampling, seed, constrained) for c in left]
-    digest = hashlib.sha256("\n".join([prompt or role.prompt, *map(repr, demos)]).encode()).hexdigest()[:16]
+    program = program or Program(role.prompt)
+    requests = [_request(role, {first: c.text}, program, sampling, seed, constrained) for c in left]
     made = 0
     try:
         for number, answer in generate_all(generator, requests, n_parallel):
             concept = left[number]
             if isinstance(answer, Completion):
-                facts = {"domain": concept.domain, "group": concept.group, "model": model, "prompt": digest}
+                facts = {"domain": concept.domain, "group": concept.group, "model": model, "prompt": program.digest}
                 appender.add(_record(role, {first: concept.text}, answer, requests[number], facts))
                 made += 1
             else:
@@ -70,26 +69,18 @@ def generate_records(
 
 
 def _request(
-    role: Role,
-    inputs: dict[str, str],
-    prompt: str | None,
-    demos: Sequence[Message],
-    sampling: Sampling,
-    seed: int,
-    constrained: bool,
+    role: Role, inputs: dict[str, str], program: Program, sampling: Sampling, seed: int, constrained: bool
 ) -> Request:
     """A question whose seed depends on the question, so that a run which goes on asks as one that never stopped."""
-    system, user = role.messages(inputs, short=False)
-    own = random.Random(f"{seed}\n{user['content']}").randrange(2**31)
-    messages = [{**system, "content": prompt or system["content"]}, *demos, user]
+    messages = program.messages(role, inputs, as_json=constrained)
+    own = random.Random(f"{seed}\n{messages[-1]['content']}").randrange(2**31)
     return Request(messages, replace(sampling, seed=own, schema=role.schema if constrained else None))
 
 
 def _record(
     role: Role, inputs: dict[str, str], answer: Completion, request: Request, facts: Mapping[str, object]
 ) -> RoleRecord:
-    document = read_answer(answer.text)  # JSON, where the model was held to a schema, is YAML too
-    text = answer.text if document is None else write_answer(document)
+    text = as_yaml(answer.text)
     score = round(role.metric(text, inputs).total, 4)
     own = {"score": score, "finished": answer.finished, "tokens": answer.tokens, "seed": request.sampling.seed}
     return RoleRecord(inputs, text, {**own, **facts})

@@ -52,7 +52,7 @@ def read_records(path: Path, role: Role) -> list[RoleRecord]:
         if not line.strip():
             continue
         try:
-            records.append(_record(json.loads(line), role, f"{path}:{number}"))
+            records.append(record_of(json.loads(line), role, f"{path}:{number}"))
         except (ValueError, RecursionError) as error:
             faults.append(f"{path}:{number}: {str(error) or 'nested too deeply'}")
     if faults:
@@ -117,7 +117,8 @@ def write_chat(source: Path, output: Path, role: Role) -> int:
     return len(records)
 
 
-def _record(value: Any, role: Role, place: str) -> RoleRecord:
+def record_of(value: Any, role: Role, place: str = "") -> RoleRecord:
+    """The example in an object of JSON. Raises ValueError, which says what it lacks."""
     if not isinstance(value, dict):
         raise ValueError(f"found {type(value).__name__}, expected an object with {' and '.join(role.sources)}")
     if "messages" in value:

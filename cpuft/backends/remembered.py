@@ -1,0 +1,86 @@
+"""Answers that are not asked for twice: a file keeps them, so that long work which was stopped goes on where it was."""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cpuft.backends.generator import GREEDY, Generator, Sampling
+from cpuft.chat.message import Completion, Message
+from cpuft.errors import ConfigError
+from cpuft.machine.disk import disk_errors
+
+_TABLE = "CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, completion TEXT NOT NULL) STRICT"
+
+
+class Remembered:
+    """A Generator that asks another one, and keeps what it answers. Use it as a context manager.
+
+    path:  the file, SQLite; each answer is in it before it is given on.
+    model: what tells one model from another, such as its digest: answers of another are not taken for its own.
+    heard: called, from any thread, with how many answers there were so far and how many of them were remembered.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        path: Path,
+        model: str,
+        heard: Callable[[int, int], object] = lambda total, remembered: None,
+    ) -> None:
+        self._generator, self._model, self._heard = generator, model, heard
+        self._lock, self._asking = threading.Lock(), dict[str, threading.Lock]()
+        self._total = self._remembered = 0
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Without transactions of Python's own: each answer is durable by itself.
+            self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=60)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute(_TABLE)
+        except sqlite3.Error as error:
+            raise ConfigError(f"{path}: cannot keep answers in it ({error}), expected a file of cpuft's own") from error
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
+        """See `Generator`. The same question is asked once, however many threads ask it at a time."""
+        key = _key(self._model, messages, sampling)
+        with self._lock:
+            asking = self._asking.setdefault(key, threading.Lock())
+        with asking:
+            known = self._find(key)
+            completion = known or self._generator.generate(messages, sampling)
+            with self._lock:
+                if known is None:
+                    self._file.execute("INSERT INTO answers VALUES (?, ?)", (key, json.dumps(asdict(completion))))
+                self._total += 1
+                self._remembered += known is not None
+                self._heard(self._total, self._remembered)
+        return completion
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _find(self, key: str) -> Completion | None:
+        with self._lock:
+            row = self._file.execute("SELECT completion FROM answers WHERE request = ?", (key,)).fetchone()
+        return None if row is None else Completion(**json.loads(row[0]))
+
+
+def _key(model: str, messages: Sequence[Message], sampling: Sampling) -> str:
+    request = [model, [dict(message) for message in messages], asdict(sampling)]
+    return hashlib.sha256(json.dumps(request, sort_keys=True, default=dict).encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""Looks for the prompt and the examples with which a model answers best as a role: MIPROv2 or GEPA, both of DSPy."""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+
+from cpuft.backends.generator import Generator
+from cpuft.errors import BackendError
+from cpuft.machine.files import write_text
+from cpuft.roles import Inputs, Role
+from cpuft.synth.filter import Criteria
+from cpuft.synth.language_model import ANSWER, LanguageModel, RoleProgram
+from cpuft.synth.program import Program
+from cpuft.synth.records import RoleRecord
+
+Optimizer = Literal["mipro", "gepa"]
+EXAMPLES_SHOWN = 2  # of the data to a model that describes them, at a time: whole documents are long
+PROPOSAL_TEMPERATURE = 0.7  # small models write nonsense at DSPy's 1.0
+REFLECTED = 3  # answers that GEPA shows to the model with what is wrong with them
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long, and among what, to look.
+
+    candidates: prompts, and sets of examples. trials: pairs of these that are tried. demos: examples in a set, at most.
+    constrained: whether the model is held to the role's schema while it is tried.
+    """
+
+    optimizer: Optimizer = "mipro"
+    candidates: int = 8
+    trials: int = 10
+    demos: int = 6
+    seed: int = 0
+    max_tokens: int = 1024
+    constrained: bool = False
+    n_parallel: int = 4
+
+    def requests(self, n_train: int, n_val: int) -> int:
+        """About how many answers it takes."""
+        trials = (self.trials + 1) * n_val
+        return trials + (self.candidates * (3 + min(self.demos, n_train)) if self.optimizer == "mipro" else self.trials)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One that was tried, with its mean score on the validation examples, from 0 to 1."""
+
+    number: int
+    score: float
+    prompt: int | None = None
+    demos: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best of what was tried, which may be what there was before."""
+
+    program: Program
+    trials: tuple[Trial, ...]
+
+
+def optimize(
+    role: Role,
+    generator: Generator,
+    name: str,
+    train: Sequence[RoleRecord],
+    validation: Sequence[RoleRecord],
+    search: Search,
+    folder: Path,
+) -> Found:
+    """Searches. The same seed, data and model ask the same questions, so with remembered answers it can be resumed.
+
+    train:      what examples are taken from. validation: on what they are tried.
+    folder:     gets program.json (DSPy's own form) and what DSPy says, in dspy.log.
+    Raises BackendError where the model can no longer be asked.
+    """
+    facts: dict[str, Any] = {"seed": search.seed}
+    schema = role.schema if search.constrained else None
+    task = LanguageModel(generator, name, max_tokens=search.max_tokens, schema=schema, **facts)
+    proposer = LanguageModel(generator, name, temperature=PROPOSAL_TEMPERATURE, **facts)
+    student = RoleProgram(role, role.prompt, as_json=search.constrained)
+    run = _gepa if search.optimizer == "gepa" else _mipro
+    with _quiet(folder / "dspy.log"), dspy.context(lm=task, adapter=dspy.JSONAdapter(), disable_history=True):
+        best, trials = run(role, student, task, proposer, _examples(train), _examples(validation), search)
+    for model in (task, proposer):
+        if model.failure is not None:
+            raise BackendError(f"the search ended early: {model.failure}; run it again to go on") from model.failure
+    state = best.dump_state()
+    write_text(folder / "program.json", json.dumps(state, indent=2, ensure_ascii=False, default=str) + "\n")
+    return Found(best.program, tuple(trials))
+
+
+def _mipro(
+    role: Role,
+    student: RoleProgram,
+    task: LanguageModel,
+    proposer: LanguageModel,
+    train: list[dspy.Example],
+    validation: list[dspy.Example],
+    search: Search,
+) -> tuple[RoleProgram, list[Trial]]:
+    """MIPROv2 (Opsahl-Ong et al. 2024): proposes prompts and sets of examples, and searches pairs of them by TPE."""
+    teleprompter = dspy.MIPROv2(
+        metric=_metric(role),
+        prompt_model=proposer,
+        task_model=task,
+        max_bootstrapped_demos=search.demos,
+        max_labeled_demos=search.demos,
+        auto=None,
+        num_candidates=search.candidates,
+        num_threads=search.n_parallel,
+        max_errors=10**6,  # a failure of the model itself is kept by LanguageModel
+        seed=search.seed,
+        init_temperature=PROPOSAL_TEMPERATURE,
+        metric_threshold=Criteria.min_score,
+    )
+    best = teleprompter.compile(
+        student,
+        trainset=train,
+        valset=validation,
+        num_trials=search.trials,
+        minibatch=False,
+        view_data_batch_size=EXAMPLES_SHOWN,
+    )
+    return best, [_trial(number, log) for number, log in sorted(best.trial_logs.items())]
+
+
+def _trial(number: int, log: dict[str, Any]) -> Trial:
+    score = round(float(log["full_eval_score"]) / 100.0, 4)  # DSPy's are percent
+    return Trial(number, score, log.get("0_predictor_instruction"), log.get("0_predictor_demos"))
+
+
+def _gepa(
+    role: Role,
+    student: RoleProgram,
+    task: LanguageModel,  # noqa: ARG001 - the model in DSPy's context
+    proposer: LanguageModel,
+    train: list[dspy.Example],
+    validation: list[dspy.Example],
+    search: Search,
+) -> tuple[RoleProgram, list[Trial]]:
+    """GEPA (Agrawal et al. 2025): the model reads what is wrong with answers and writes a better prompt."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # DSPy calls it experimental
+        teleprompter = dspy.GEPA(
+            metric=_feedback(role),
+            max_metric_calls=search.requests(len(train), len(validation)) + search.trials * 2 * REFLECTED,
+            reflection_minibatch_size=REFLECTED,
+            reflection_lm=proposer,
+            num_threads=search.n_parallel,
+            track_stats=True,
+            seed=search.seed,
+        )
+        best = teleprompter.compile(student, trainset=train, valset=validation)
+    scores = best.detailed_results.val_aggregate_scores
+    return best, [Trial(number, round(float(score), 4), number - 1) for number, score in enumerate(scores, 1)]
+
+
+def _metric(role: Role) -> Callable[..., float]:
+    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:  # noqa: ARG001
+        return role.metric(prediction[ANSWER], _inputs(role, example)).total
+
+    return metric
+
+
+def _feedback(role: Role) -> Callable[..., Any]:
+    """The metric with its sentences, which GEPA gives to the model."""
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction, *_: object) -> dspy.Prediction:
+        score = role.metric(prediction[ANSWER], _inputs(role, example))
+        said = ". ".join(score.faults) or "Nothing is wrong with this answer"
+        return dspy.Prediction(score=score.total, feedback=f"{said}.")
+
+    return metric
+
+
+def _inputs(role: Role, example: dspy.Example) -> Inputs:
+    return {name: str(example[name]) for name in role.sources}
+
+
+def _examples(records: Sequence[RoleRecord]) -> list[dspy.Example]:
+    return [dspy.Example(**one.inputs, **{ANSWER: one.answer}).with_inputs(*one.inputs) for one in records]
+
+
+@contextlib.contextmanager
+def _quiet(path: Path) -> Iterator[None]:
+    """What DSPy logs, prints and draws goes to a file: the command draws its own bar."""
+    logger = logging.getLogger("dspy")
+    handlers, propagate, level = logger.handlers, logger.propagate, logger.level
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+        logger.handlers, logger.propagate = [logging.StreamHandler(stream)], False
+        logger.setLevel(logging.INFO)
+        try:
+            with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+                yield
+        finally:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
