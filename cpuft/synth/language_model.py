@@ -2,7 +2,9 @@
 
 import json
 import random
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -12,6 +14,7 @@ from dspy.lm15 import Request, Response, TextPart, Usage
 from cpuft.backends.generator import Generator, Sampling
 from cpuft.chat.message import Message
 from cpuft.errors import CpuftError, UserError
+from cpuft.machine.files import write_text
 from cpuft.roles import Role
 from cpuft.roles.answer import as_yaml
 from cpuft.synth.program import Program
@@ -147,11 +150,13 @@ class _RoleAdapter(dspy.Adapter):  # type: ignore[misc] # DSPy has no types
 class RoleProgram(dspy.Module):  # type: ignore[misc]
     """Asks a model as a role: the fields that the role is asked, to one document of YAML."""
 
-    def __init__(self, role: Role, prompt: str, *, as_json: bool = False) -> None:
+    def __init__(self, role: Role, program: Program, *, as_json: bool = False) -> None:
         super().__init__()
         fields = {name: (str, dspy.InputField()) for name in role.sources}
-        signature = dspy.Signature({**fields, ANSWER: (str, dspy.OutputField(desc="one YAML document"))}, prompt)
-        setattr(self, PREDICTOR, dspy.Predict(signature))
+        signature = dspy.Signature({**fields, ANSWER: (str, dspy.OutputField(desc="one YAML document"))}, program.prompt)
+        predictor = dspy.Predict(signature)
+        predictor.demos = [dspy.Example(**demo.inputs, **{ANSWER: demo.answer}) for demo in program.demos]
+        setattr(self, PREDICTOR, predictor)
         self._adapter = _RoleAdapter(role, as_json)
 
     def forward(self, **inputs: str) -> dspy.Prediction:
@@ -166,3 +171,12 @@ class RoleProgram(dspy.Module):  # type: ignore[misc]
         names = predictor.signature.input_fields
         demos = (RoleRecord({name: str(demo[name]) for name in names}, demo[ANSWER]) for demo in predictor.demos)
         return Program(predictor.signature.instructions, tuple(demos))
+
+
+def write_program(path: Path, role: Role, program: Program) -> None:
+    """Writes a program as DSPy does, whole or not at all: `read_program` reads it, and so does `RoleProgram.load`."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "program.json"  # DSPy tells the form by the name
+        RoleProgram(role, program).save(written)
+        text = written.read_text(encoding="utf-8")
+    write_text(path, text)

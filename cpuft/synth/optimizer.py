@@ -1,7 +1,6 @@
 """Looks for the prompt and the examples with which a model answers best as a role: MIPROv2 or GEPA, both of DSPy."""
 
 import contextlib
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ import dspy
 
 from cpuft.backends.generator import Generator
 from cpuft.errors import BackendError
-from cpuft.machine.files import write_text
 from cpuft.roles import Inputs, Role
 from cpuft.synth.filter import Criteria
 from cpuft.synth.language_model import ANSWER, LanguageModel, RoleProgram
@@ -74,27 +72,24 @@ def optimize(
     train: Sequence[RoleRecord],
     validation: Sequence[RoleRecord],
     search: Search,
-    folder: Path,
+    log: Path,
 ) -> Found:
     """Searches. The same seed, data and model ask the same questions, so with remembered answers it can be resumed.
 
-    train:      what examples are taken from. validation: on what they are tried.
-    folder:     gets program.json (DSPy's own form) and what DSPy says, in dspy.log.
+    train: what examples are taken from. validation: on what they are tried. log: gets what DSPy says.
     Raises BackendError where the model can no longer be asked.
     """
     facts: dict[str, Any] = {"seed": search.seed}
     schema = role.schema if search.constrained else None
     task = LanguageModel(generator, name, max_tokens=search.max_tokens, schema=schema, **facts)
     proposer = LanguageModel(generator, name, temperature=PROPOSAL_TEMPERATURE, **facts)
-    student = RoleProgram(role, role.prompt, as_json=search.constrained)
+    student = RoleProgram(role, Program(role.prompt), as_json=search.constrained)
     run = _gepa if search.optimizer == "gepa" else _mipro
-    with _quiet(folder / "dspy.log"), dspy.context(lm=task, adapter=dspy.JSONAdapter(), disable_history=True):
+    with _quiet(log), dspy.context(lm=task, adapter=dspy.JSONAdapter(), disable_history=True):
         best, trials = run(role, student, task, proposer, _examples(train), _examples(validation), search)
     for model in (task, proposer):
         if model.failure is not None:
             raise BackendError(f"the search ended early: {model.failure}; run it again to go on") from model.failure
-    state = best.dump_state()
-    write_text(folder / "program.json", json.dumps(state, indent=2, ensure_ascii=False, default=str) + "\n")
     return Found(best.program, tuple(trials))
 
 

@@ -1,0 +1,154 @@
+"""From a role's prompt to a better one, measured on examples that the search has not seen.
+
+The folder gets
+  program.json    the best prompt with its examples, in DSPy's form; of what was there before it is never a worse one
+  report.json     scores before and after on the held-out examples, with the interval of the difference
+  trials.jsonl    what the search tried, a line each
+  answers.sqlite  every answer of the model: a search that was stopped goes on where it was
+  dspy.log        what DSPy said
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cpuft.backends.generator import Generator, Sampling
+from cpuft.backends.remembered import Remembered
+from cpuft.errors import ConfigError, DatasetError
+from cpuft.evaluate.benchmark import Benchmark, Case, run_benchmark
+from cpuft.evaluate.comparison import Difference, Mean, difference, mean_of
+from cpuft.machine.disk import disk_errors
+from cpuft.machine.files import write_json, write_text
+from cpuft.machine.progress import Progress, silent
+from cpuft.roles import Role
+from cpuft.synth.language_model import write_program
+from cpuft.synth.optimizer import Search, Trial, optimize
+from cpuft.synth.program import Program, read_program
+from cpuft.synth.records import RoleRecord
+from cpuft.synth.split import split_records
+
+PROGRAM = "program.json"
+HELD_OUT = 0.4  # of the examples, where none are given to measure by
+FOR_DEMOS = 0.5  # of the rest; the other half is what the search tries prompts on
+
+
+@dataclass(frozen=True)
+class PromptReport:
+    """What a search found. Scores are of the held-out examples.
+
+    after: of the program in program.json, which is the role's own prompt where nothing better was found.
+    chosen: "found", "before" (of an earlier search in the same folder) or "role".
+    """
+
+    before: Mean
+    after: Mean
+    gain: Difference
+    chosen: str
+    trials: tuple[Trial, ...]
+    n_train: int
+    n_validation: int
+    n_held_out: int
+
+    def facts(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        counts = {name: getattr(self, name) for name in ("chosen", "n_train", "n_validation", "n_held_out")}
+        scores = {name: getattr(self, name).facts() for name in ("before", "after", "gain")}
+        return {**counts, **scores, "trials": [asdict(trial) for trial in self.trials]}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The examples of a search, by what they are for."""
+
+    train: Sequence[RoleRecord]
+    validation: Sequence[RoleRecord]
+    held_out: Sequence[RoleRecord]
+
+
+def divide(records: Sequence[RoleRecord], held_out: Sequence[RoleRecord], seed: int) -> Parts:
+    """Divides examples so that no variation of one stands in two parts. held_out: empty takes some of the records.
+
+    Raises DatasetError where there are too few.
+    """
+    try:
+        if not held_out:
+            first = split_records(records, 1.0 - HELD_OUT, seed)
+            records, held_out = first.train, first.validation
+        second = split_records(records, FOR_DEMOS, seed)
+    except DatasetError as error:
+        raise DatasetError(f"{len(records)} examples are too few to look for a prompt: {error}") from error
+    return Parts(second.train, second.validation, held_out)
+
+
+def optimize_prompt(
+    role: Role,
+    generator: Generator,
+    model: str,
+    parts: Parts,
+    search: Search,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+) -> PromptReport:
+    """Searches, measures and keeps the better. model: what tells it from another: it is part of remembered answers.
+
+    Running it again with the same arguments goes on where it stopped.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    most = search.requests(len(parts.train), len(parts.validation)) + 2 * len(parts.held_out)
+
+    def heard(total: int, remembered: int) -> None:
+        progress("requests", min(total, most), most, "request", remembered=str(remembered))
+
+    progress("requests", 0, most, "request")  # a bar that begins before DSPy's output is turned away
+    with Remembered(generator, folder / "answers.sqlite", model, heard) as asked:
+        candidates = {"role": Program(role.prompt)}
+        earlier = _earlier(folder / PROGRAM, role)
+        if earlier is not None:
+            candidates["before"] = earlier
+        found = optimize(role, asked, model, parts.train, parts.validation, search, folder / "dspy.log")
+        candidates["found"] = found.program
+        scores = {name: score(role, asked, one, parts.held_out, search).scores for name, one in candidates.items()}
+    chosen = max(scores, key=lambda name: (sum(scores[name]), name == "role"))
+    report = PromptReport(
+        before=mean_of(scores["role"]),
+        after=mean_of(scores[chosen]),
+        gain=difference(scores["role"], scores[chosen]),
+        chosen=chosen,
+        trials=found.trials,
+        n_train=len(parts.train),
+        n_validation=len(parts.validation),
+        n_held_out=len(parts.held_out),
+    )
+    write_program(folder / PROGRAM, role, candidates[chosen])
+    write_text(folder / "trials.jsonl", "".join(json.dumps(asdict(trial)) + "\n" for trial in found.trials))
+    write_json(folder / "report.json", {"role": role.name, "model": model, "search": asdict(search), **report.facts()})
+    return report
+
+
+def score(
+    role: Role,
+    generator: Generator,
+    program: Program,
+    records: Sequence[RoleRecord],
+    search: Search,
+    progress: Progress = silent,
+) -> Benchmark:
+    """What a model's answers are worth when it is asked by a program, at temperature 0."""
+    schema = role.schema if search.constrained else None
+    messages = (tuple(program.messages(role, one.inputs, as_json=search.constrained)) for one in records)
+    cases = [Case(one.inputs, asked, one.answer) for one, asked in zip(records, messages, strict=True)]
+    sampling = Sampling(max_tokens=search.max_tokens, schema=schema)
+    how: dict[str, Any] = {"sampling": sampling, "n_parallel": search.n_parallel, "progress": progress}
+    return run_benchmark(generator, cases, role.metric, **how)
+
+
+def _earlier(path: Path, role: Role) -> Program | None:
+    """The program of an earlier search; None where there is none."""
+    try:
+        return read_program(path, role) if path.exists() else None
+    except ConfigError:
+        return None
