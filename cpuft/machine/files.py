@@ -110,6 +110,14 @@ def require_regular(path: Path, what: str) -> Path:
     return target
 
 
+def require_folder(path: Path, what: str) -> None:
+    """Raises ConfigError where something else than a folder stands at `path`, which is to be one for `what`."""
+    with disk_errors(path):
+        taken = os.path.lexists(path) and not path.is_dir()
+    if taken:
+        raise ConfigError(f"{path}: a file, expected a folder for {what}")
+
+
 def require_new(path: Path, what: str) -> None:
     """Raises ConfigError unless a new folder can be made at `path` for `what`."""
     with disk_errors(path):

@@ -13,7 +13,7 @@ from dspy.lm15 import Request, Response, TextPart, Usage
 
 from cpuft.backends.generator import Generator, Sampling
 from cpuft.chat.message import Message
-from cpuft.errors import CpuftError, UserError
+from cpuft.errors import BackendError, CpuftError, UserError
 from cpuft.machine.files import write_text
 from cpuft.roles import Role
 from cpuft.roles.answer import as_yaml
@@ -92,11 +92,11 @@ class _Engine:
         for _ in range(SHORTENED if own else 1):
             try:
                 completion = self._generator.generate(messages, sampling)
-            except UserError:
-                messages = _shortened(messages)
             except CpuftError as error:
-                self.failure = error
-                raise
+                if isinstance(error, BackendError) or not isinstance(error, UserError):
+                    self.failure = error
+                    raise
+                messages = _shortened(messages)
             else:
                 n_in, n_out = completion.prompt_tokens, completion.tokens
                 return _response(self._name, completion.text, Usage(n_in, n_out, total_tokens=n_in + n_out))

@@ -4,9 +4,8 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dspy
 
@@ -17,52 +16,11 @@ from cpuft.synth.filter import Criteria
 from cpuft.synth.language_model import ANSWER, LanguageModel, RoleProgram
 from cpuft.synth.program import Program
 from cpuft.synth.records import RoleRecord
+from cpuft.synth.search import Found, Search, Trial
 
-Optimizer = Literal["mipro", "gepa"]
 EXAMPLES_SHOWN = 2  # of the data to a model that describes them, at a time: whole documents are long
 PROPOSAL_TEMPERATURE = 0.7  # small models write nonsense at DSPy's 1.0
 REFLECTED = 3  # answers that GEPA shows to the model with what is wrong with them
-
-
-@dataclass(frozen=True)
-class Search:
-    """How long, and among what, to look.
-
-    candidates: prompts, and sets of examples. trials: pairs of these that are tried. demos: examples in a set, at most.
-    constrained: whether the model is held to the role's schema while it is tried.
-    """
-
-    optimizer: Optimizer = "mipro"
-    candidates: int = 8
-    trials: int = 10
-    demos: int = 6
-    seed: int = 0
-    max_tokens: int = 1024
-    constrained: bool = False
-    n_parallel: int = 4
-
-    def requests(self, n_train: int, n_val: int) -> int:
-        """About how many answers it takes."""
-        trials = (self.trials + 1) * n_val
-        return trials + (self.candidates * (3 + min(self.demos, n_train)) if self.optimizer == "mipro" else self.trials)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One that was tried, with its mean score on the validation examples, from 0 to 1."""
-
-    number: int
-    score: float
-    prompt: int | None = None
-    demos: int | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best of what was tried, which may be what there was before."""
-
-    program: Program
-    trials: tuple[Trial, ...]
 
 
 def optimize(

@@ -62,6 +62,11 @@ def read_records(path: Path, role: Role) -> list[RoleRecord]:
     return records
 
 
+def seed_records(role: Role) -> list[RoleRecord]:
+    """The role's own examples."""
+    return [RoleRecord(seed.inputs, write_answer(seed.answer), {"source": "seed"}) for seed in role.seeds]
+
+
 def write_records(path: Path, records: Iterable[RoleRecord], role: Role) -> None:
     """Writes examples whole or not at all."""
     with atomic_write(path) as temporary:

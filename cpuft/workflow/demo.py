@@ -17,11 +17,11 @@ from cpuft import demo as data
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
 from cpuft.config.file import load_config
-from cpuft.errors import INTERRUPTED, ConfigError, CpuftError, UserError
+from cpuft.errors import INTERRUPTED, CpuftError, UserError
 from cpuft.evaluate.benchmark import Benchmark, Case, read_cases, run_benchmark
 from cpuft.machine.child_process import bound
 from cpuft.machine.disk import disk_errors
-from cpuft.machine.files import write_text
+from cpuft.machine.files import require_folder, write_text
 from cpuft.machine.progress import Progress, silent, titled
 from cpuft.release.merge import merge
 from cpuft.roles import Metric, Role
@@ -67,8 +67,7 @@ def run_demo(output: Path, config: Path, role: Role, say: Say, progress: Progres
     """
     began = time.monotonic()
     load_config(config)  # a mistake in it is told before the base is asked
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output}: a file, expected a folder for the demo's results")
+    require_folder(output, "the demo's results")
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     cases = read_cases(data.TEST, role)

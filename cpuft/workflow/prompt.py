@@ -23,10 +23,9 @@ from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import write_json, write_text
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Role
-from cpuft.synth.language_model import write_program
-from cpuft.synth.optimizer import Search, Trial, optimize
 from cpuft.synth.program import Program, read_program
 from cpuft.synth.records import RoleRecord
+from cpuft.synth.search import Search, Trial
 from cpuft.synth.split import split_records
 
 PROGRAM = "program.json"
@@ -96,6 +95,9 @@ def optimize_prompt(
 
     Running it again with the same arguments goes on where it stopped.
     """
+    from cpuft.synth.language_model import write_program  # not at the top: DSPy takes seconds to import
+    from cpuft.synth.optimizer import optimize
+
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     most = search.requests(len(parts.train), len(parts.validation)) + 2 * len(parts.held_out)
@@ -111,7 +113,7 @@ def optimize_prompt(
             candidates["before"] = earlier
         found = optimize(role, asked, model, parts.train, parts.validation, search, folder / "dspy.log")
         candidates["found"] = found.program
-        scores = {name: score(role, asked, one, parts.held_out, search).scores for name, one in candidates.items()}
+        scores = {name: _scores(role, asked, one, parts.held_out, search) for name, one in candidates.items()}
     chosen = max(scores, key=lambda name: (sum(scores[name]), name == "role"))
     report = PromptReport(
         before=mean_of(scores["role"]),
@@ -134,16 +136,28 @@ def score(
     generator: Generator,
     program: Program,
     records: Sequence[RoleRecord],
-    search: Search,
+    *,
+    constrained: bool,
+    max_tokens: int,
+    n_parallel: int,
     progress: Progress = silent,
 ) -> Benchmark:
-    """What a model's answers are worth when it is asked by a program, at temperature 0."""
-    schema = role.schema if search.constrained else None
-    messages = (tuple(program.messages(role, one.inputs, as_json=search.constrained)) for one in records)
-    cases = [Case(one.inputs, asked, one.answer) for one, asked in zip(records, messages, strict=True)]
-    sampling = Sampling(max_tokens=search.max_tokens, schema=schema)
-    how: dict[str, Any] = {"sampling": sampling, "n_parallel": search.n_parallel, "progress": progress}
-    return run_benchmark(generator, cases, role.metric, **how)
+    """What a model's answers are worth when it is asked by a program, at temperature 0.
+
+    constrained: whether it is held to the role's schema.
+    """
+    cases = [
+        Case(one.inputs, tuple(program.messages(role, one.inputs, as_json=constrained)), one.answer) for one in records
+    ]
+    sampling = Sampling(max_tokens=max_tokens, schema=role.schema if constrained else None)
+    return run_benchmark(generator, cases, role.metric, sampling=sampling, n_parallel=n_parallel, progress=progress)
+
+
+def _scores(
+    role: Role, generator: Generator, program: Program, records: Sequence[RoleRecord], search: Search
+) -> list[float]:
+    how: dict[str, Any] = {name: getattr(search, name) for name in ("constrained", "max_tokens", "n_parallel")}
+    return score(role, generator, program, records, **how).scores
 
 
 def _earlier(path: Path, role: Role) -> Program | None:
