@@ -108,11 +108,12 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class _Model:
-    """What answers, and how it is asked."""
+    """What answers, and how it is asked. constrained: held to the role's schema while it writes examples."""
 
     name: str
     program: Program
     adapter: Path | None = None
+    constrained: bool = True
 
 
 def run_bootstrap(role: Role, plan: Plan, say: Say, progress: Progress = silent) -> Bootstrap:
@@ -181,7 +182,7 @@ class _Work:
             with self._server(model.adapter) as server:
                 made = generate_records(
                     role, server, found, raw, model=f"{plan.base.name} {model.name}", program=model.program,
-                    sampling=plan.sampling, seed=plan.seed, n_parallel=plan.n_parallel,
+                    constrained=model.constrained, sampling=plan.sampling, seed=plan.seed, n_parallel=plan.n_parallel,
                     progress=titled(self._progress, f"examples of v{number}"),
                 )  # fmt: skip
             if made.failed:
@@ -224,7 +225,8 @@ class _Work:
 
         inputs = {"base": self._base, "train": train, "val": val, "config": config}
         self._stages.run(f"v{number} trained", inputs, [run, adapter], work)
-        return _Model(f"v{number}", Program(self._role.short_prompt), adapter)
+        # It has learned to write YAML, and a schema would make it write JSON, which it has not.
+        return _Model(f"v{number}", Program(self._role.short_prompt), adapter, constrained=False)
 
     def _measure(self, model: _Model) -> tuple[list[float], Row]:
         """The scores of a model on the test examples, without a grammar, and its row."""
