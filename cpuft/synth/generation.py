@@ -1,6 +1,7 @@
 """A model answers concepts as a role; every answer is on the disk before the next is waited for."""
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,12 +58,14 @@ def generate_records(
     try:
         for number, answer in generate_all(generator, requests, n_parallel):
             concept = left[number]
-            if isinstance(answer, Completion):
+            if isinstance(answer, Completion) and answer.text.strip():
                 facts = {"domain": concept.domain, "group": concept.group, "model": model, "prompt": digest}
                 appender.add(_record(role, {first: concept.text}, answer, requests[number], facts))
                 made += 1
             else:
-                failed.append(f"{concept.text}: {answer}")
+                # An empty answer is none: no reader of examples takes one.
+                why = "the answer is empty" if isinstance(answer, Completion) else answer
+                failed.append(f"{concept.text}: {why}")
             progress("examples", made + len(failed), len(left), "example")
     finally:
         appender.close()
@@ -88,8 +91,16 @@ def _request(
 def _record(
     role: Role, inputs: dict[str, str], answer: Completion, request: Request, facts: Mapping[str, object]
 ) -> RoleRecord:
-    document = read_answer(answer.text)  # JSON, where the model was held to a schema, is YAML too
+    document = read_answer(answer.text if request.sampling.schema is None else _one_line(answer.text))
     text = answer.text if document is None else write_answer(document)
     score = round(role.metric(text, inputs).total, 4)
     own = {"score": score, "finished": answer.finished, "tokens": answer.tokens, "seed": request.sampling.seed}
     return RoleRecord(inputs, text, {**own, **facts})
+
+
+def _one_line(text: str) -> str:
+    """JSON as YAML that every reader takes: tabs between values and halves of a character behind \\u are JSON alone."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
