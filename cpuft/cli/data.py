@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from cpuft.backends.asked import Asked
 from cpuft.backends.generator import Sampling
-from cpuft.backends.llama_server import LlamaServer
-from cpuft.cli.options.model import model_option
+from cpuft.cli.options.backend import backend_options
 from cpuft.cli.options.output import json_option
 from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
@@ -52,13 +52,13 @@ def data() -> None:
 @click.option("--num", type=click.IntRange(1), default=200, show_default=True, help="How many.")
 @click.option("--domains", default="", help="Only these, between commas; without: all of the role's lexicon.")
 @click.option("--seeds", type=FILE, help="Examples to vary, JSON lines; without: the role's own.")
-@model_option("A model that varies the role's seeds; without, they are put together from words", required=False)
+@backend_options("A model that varies the role's seeds; without, they are put together from words", required=False)
 @parallel_option
 @seed_option
 @output_option
 @json_option
 def concepts(
-    role: Role, num: int, domains: str, model: Path | None, seed: int, output: Path, as_json: bool, **options: Any
+    role: Role, num: int, domains: str, model: Asked | None, seed: int, output: Path, as_json: bool, **options: Any
 ) -> None:
     """Write concepts to ask a role about, no two nearly alike.
 
@@ -73,7 +73,7 @@ def concepts(
         found = combine(role, num, names, seed)
     else:
         role, parallel = _with_seeds(role, options["seeds"]), options["parallel"]
-        with LlamaServer(model, n_parallel=parallel) as server, Bars() as progress:
+        with model.open(parallel) as server, Bars() as progress:
             found = vary(role, server, num, names, seed, n_parallel=parallel, progress=progress)
     write_text(output, "".join(concept.line() for concept in found))
     facts = {"concepts": len(found), "diversity": round(diversity([concept.text for concept in found]), 3)}
@@ -82,7 +82,7 @@ def concepts(
 
 @data.command("generate")
 @role_option
-@model_option("The model that answers")
+@backend_options()
 @click.option("--concepts", "concepts_file", required=True, type=FILE, help="What to ask: lines of JSON, or of text.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=SAMPLING.temperature, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True)
@@ -93,13 +93,15 @@ def concepts(
 @output_option
 @json_option
 def generate(
-    role: Role, model: Path, concepts_file: Path, output: Path, dry_run: bool, as_json: bool, **options: Any
+    role: Role, model: Asked, concepts_file: Path, output: Path, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Let a model answer concepts as a role; each answer is kept at once, so that running it again goes on.
 
     \b
-    Example:
+    Examples:
       cpuft data generate --role ba --model base.gguf --concepts concepts.jsonl --output raw.jsonl
+      cpuft data generate --role ba --backend ollama --model qwen2.5:3b-instruct --concepts c.jsonl --output raw.jsonl
+      cpuft data generate --role ba --url http://127.0.0.1:8080/v1 --model any --concepts c.jsonl --output raw.jsonl
     """
     asked = read_concepts(concepts_file)
     if dry_run:
@@ -107,9 +109,11 @@ def generate(
         return
     sampling = Sampling(options["temperature"], SAMPLING.top_p, max_tokens=options["max_tokens"])
     how: dict[str, Any] = {"constrained": not options["unconstrained"], "n_parallel": options["parallel"]}
-    how |= {"model": model.name, "sampling": sampling, "seed": options["seed"]}
-    with LlamaServer(model, n_parallel=options["parallel"]) as server, Bars() as progress:
+    how |= {"model": model.label, "sampling": sampling, "seed": options["seed"]}
+    with model.open(options["parallel"]) as server, Bars() as progress:
         done = generate_records(role, server, asked, output, **how, progress=progress)
+    if done.failed and not done.made:
+        raise DatasetError(f"{output}: none of {len(done.failed)} questions was answered: {done.failed[0]}")
     for sentence in done.failed[:8]:
         click.echo(f"Warning: {sentence}", err=True)
     facts = {"made": done.made, "kept": done.kept, "failed": len(done.failed), "output": str(output)}

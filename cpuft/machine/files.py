@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import secrets
@@ -15,9 +16,11 @@ from typing import Any
 from cpuft.errors import ConfigError
 from cpuft.machine.disk import disk_errors
 from cpuft.machine.locks import hidden, lock_now, remove_left, stands_at, sweep, take_folder
+from cpuft.machine.progress import Progress, silent
 
 # What fsync(2) says of a file system, or of a folder in it, that it cannot sync.
 UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
+BLOCK = 1 << 22  # bytes of a file that are read at a time for its digest
 
 
 @contextmanager
@@ -169,6 +172,16 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def file_digest(path: Path, progress: Progress = silent) -> str:
+    """The sha256 of a whole file: a model that was merged or edited may differ in a single row."""
+    digest, total = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            progress(f"checksum of {path.name}", stream.tell(), total)
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from cpuft.data.examples import Example
 from cpuft.engine import Engine
 from cpuft.errors import AdapterError
 from cpuft.gguf.reader import Gguf, read_gguf
+from cpuft.machine.files import file_digest
 from cpuft.machine.progress import Progress, silent
 from cpuft.train.checkpoint import AdapterShape, put_adapter
 from cpuft.train.disk import require_room
@@ -22,8 +23,6 @@ from cpuft.train.frozen import FrozenCache, open_frozen, require_frozen_layers
 from cpuft.train.initial import InitialAdapter
 from cpuft.train.memory import Fit, fit, moments, require_fit
 from cpuft.train.passes import RunPasses
-
-BLOCK = 1 << 22  # bytes of a model's file that are read at a time
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def load_inputs(
     shape = attach_for_training(config, engine, model, initial)
     take_memory(engine, fitted)
     training, validation, notes = data.training, data.validation, data.notes
-    fingerprints = {"model": _file_digest(job.model, progress), "training data": _digest(training)}
+    fingerprints = {"model": file_digest(job.model, progress), "training data": _digest(training)}
     if validation is not None:
         fingerprints["validation data"] = _digest(validation)
     if initial is not None:
@@ -174,14 +173,4 @@ def _digest(dataset: Dataset) -> str:
         digest.update(example.tokens.size.to_bytes(8, "little"))
         digest.update(example.tokens.tobytes())
         digest.update(example.supervised.tobytes())
-    return digest.hexdigest()
-
-
-def _file_digest(path: Path, progress: Progress) -> str:
-    """Of a model's whole file: one that was merged or edited may differ in a single row."""
-    digest, total = hashlib.sha256(), path.stat().st_size
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-            progress(f"checksum of {path.name}", stream.tell(), total)
     return digest.hexdigest()
