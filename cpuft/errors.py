@@ -3,6 +3,7 @@
 CpuftError                 exit 1: our own fault
 ├── EngineError            the native engine failed
 ├── BackendError           what should answer a conversation did not
+│   └── ServerError        exit 2, a UserError too: one that the user runs or named, and not cpuft
 └── UserError              exit 2: a mistake in what the user gave, or in the machine's set-up
     ├── ConfigError        a configuration file or option
     ├── DatasetError       a JSONL file or one of its examples
@@ -51,6 +52,10 @@ class UserError(CpuftError):
     """A mistake that the user can mend."""
 
     exit_code = 2
+
+
+class ServerError(BackendError, UserError):
+    """A server that the user runs or named did not answer, or sent no answer."""
 
 
 class ConfigError(UserError):

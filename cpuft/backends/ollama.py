@@ -34,7 +34,7 @@ class OllamaBackend:
         if self._n_ctx is not None:
             options["num_ctx"] = self._n_ctx
         schema: Mapping[str, Any] | None = sampling.schema
-        with connection(self._host, about=self.model, timeout=self._timeout) as server:
+        with connection(self._host, about=self.model, timeout=self._timeout, option="--url") as server:
             answer = server.chat(
                 self.model, list(messages), options=options, format=None if schema is None else dict(schema)
             )

@@ -10,10 +10,14 @@ import httpx
 
 from cpuft.backends.generator import GREEDY, Sampling
 from cpuft.chat.message import Completion, Message
-from cpuft.errors import BackendError, CpuftError, UserError
+from cpuft.errors import BackendError, CpuftError, ServerError, UserError
+from cpuft.machine.loopback import is_loopback
 
 RETRIES = 4  # of a request that may succeed later: the server is busy, restarts, or the network failed
 FIRST_WAIT, MOST_WAIT = 0.5, 30.0  # seconds before a request is made again; the wait doubles each time
+PROBE_SECONDS = 30.0  # that a server may take to say that it is there
+KEY_VARIABLES = ("CPUFT_API_KEY", "OPENAI_API_KEY")  # of the environment, where commands find a key; the first counts
+NO_ENTRY = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
 class ChatClient:
@@ -35,7 +39,7 @@ class ChatClient:
     ) -> None:
         self.about, self._timeout, self._retries = about, timeout, retries
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=trust_env)
+        self._http = httpx.Client(base_url=url, headers=headers, trust_env=trust_env)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The answer's JSON.
@@ -52,17 +56,26 @@ class ChatClient:
                 time.sleep(error.wait or min(MOST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.8, 1.2))
         raise AssertionError
 
+    def probe(self, path: str) -> None:
+        """Raises BackendError where no server answers a GET, UserError where it refuses the key. All else is well."""
+        response = self._send("GET", path, None, PROBE_SECONDS)
+        if response.status_code in NO_ENTRY:
+            raise _refusal(self.about, response)
+
     def close(self) -> None:
         """Ends the connections."""
         self._http.close()
 
-    def _once(self, path: str, body: Mapping[str, Any]) -> Any:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> httpx.Response:
         try:
-            response = self._http.post(path, json=body)
+            return self._http.request(method, path, json=body, timeout=timeout)
         except httpx.TimeoutException as error:
-            raise BackendError(f"{self.about}: no answer within {self._timeout:g} seconds") from error
+            raise BackendError(f"{self.about}: no answer within {timeout:g} seconds") from error
         except (httpx.HTTPError, RuntimeError) as error:  # httpx raises the latter after `close`
             raise BackendError(f"{self.about}: the server did not answer ({error})", may_pass=True) from error
+
+    def _once(self, path: str, body: Mapping[str, Any]) -> Any:
+        response = self._send("POST", path, body, self._timeout)
         if not response.is_success:
             raise _refusal(self.about, response)
         try:
@@ -82,13 +95,28 @@ class OpenAIServer:
         self, url: str, model: str, *, api_key: str = "", timeout: float = 600.0, retries: int = RETRIES
     ) -> None:
         self.model = model
-        self._client = ChatClient(url, about=url, api_key=api_key, timeout=timeout, retries=retries)
+        self._client = ChatClient(
+            url, about=url, api_key=api_key, timeout=timeout, retries=retries, trust_env=not is_loopback(url)
+        )
+
+    def require_answer(self) -> None:
+        """Raises ServerError where nobody answers at the URL, UserError where the key is refused: before all questions.
+
+        Of servers that refuse a key only later, or have no list of models, no more is known than that they answer.
+        """
+        try:
+            self._client.probe("models")
+        except BackendError as error:
+            raise ServerError(f"{error}: start it, or give another --url") from error
 
     def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
-        """See `Generator`."""
+        """See `Generator`. Raises ServerError where the server fails."""
         began = time.monotonic()
-        answer = self._client.post("chat/completions", {"model": self.model, **chat_body(messages, sampling)})
-        return read_completion(answer, time.monotonic() - began, self._client.about)
+        try:
+            answer = self._client.post("chat/completions", {"model": self.model, **chat_body(messages, sampling)})
+            return read_completion(answer, time.monotonic() - began, self._client.about)
+        except BackendError as error:
+            raise ServerError(str(error)) from error
 
     def close(self) -> None:
         """Ends the connections."""
@@ -141,7 +169,8 @@ def _refusal(about: str, response: httpx.Response) -> CpuftError:
         wait = response.headers.get("retry-after", "")
         seconds = min(float(wait), MOST_WAIT) if wait.isdecimal() else 0.0
         return BackendError(f"{about}: the server failed: {said}", may_pass=True, wait=seconds)
-    return UserError(f"{about}: the server refused the request: {said}")
+    hint = f": is the key in {KEY_VARIABLES[0]} the right one?" if response.status_code in NO_ENTRY else ""
+    return UserError(f"{about}: the server refused the request: {said}{hint}")
 
 
 def _message(response: httpx.Response) -> str:

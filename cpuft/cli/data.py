@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
+from cpuft.backends.asked import Asked
 from cpuft.backends.generator import Sampling
-from cpuft.backends.llama_server import LlamaServer
-from cpuft.cli.options.model import model_option
+from cpuft.backends.llama_server import CONTEXT as SHORT_CONTEXT
+from cpuft.cli.optimize_prompt import optimize
+from cpuft.cli.options.backend import backend_options
+from cpuft.cli.options.metric import metric_option, with_metric
 from cpuft.cli.options.output import json_option
 from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
-from cpuft.errors import DatasetError
+from cpuft.errors import ConfigError, DatasetError
 from cpuft.machine.files import require_place, write_text
 from cpuft.roles import Example, Role
 from cpuft.roles.answer import read_answer
@@ -22,8 +25,10 @@ from cpuft.synth.concepts import combine, read_concepts, vary
 from cpuft.synth.duplicates import NEAR, diversity
 from cpuft.synth.filter import Criteria, Filtered, filter_records
 from cpuft.synth.generation import SAMPLING, generate_records
+from cpuft.synth.program import Program, read_program
 from cpuft.synth.records import read_records, write_chat, write_records
 from cpuft.synth.split import split_records
+from cpuft.workflow.prompt import CONTEXT, PROGRAM
 
 FILE = click.Path(path_type=Path)
 output_option = click.option("--output", required=True, type=FILE, help="The file to write.")
@@ -41,7 +46,8 @@ def data() -> None:
     \b
     Examples:
       cpuft data concepts --role ba --num 200 --output concepts.jsonl
-      cpuft data generate --role ba --model base.gguf --concepts concepts.jsonl --output raw.jsonl
+      cpuft data optimize-prompt --role ba --model base.gguf --output prompts/ba
+      cpuft data generate --role ba --model base.gguf --optimized-program prompts/ba --concepts concepts.jsonl …
       cpuft data filter --role ba --input raw.jsonl --output good.jsonl --min-examples 100
       cpuft data split --role ba --input good.jsonl --train train.jsonl --val val.jsonl
     """
@@ -52,13 +58,13 @@ def data() -> None:
 @click.option("--num", type=click.IntRange(1), default=200, show_default=True, help="How many.")
 @click.option("--domains", default="", help="Only these, between commas; without: all of the role's lexicon.")
 @click.option("--seeds", type=FILE, help="Examples to vary, JSON lines; without: the role's own.")
-@model_option("A model that varies the role's seeds; without, they are put together from words", required=False)
+@backend_options("A model that varies the role's seeds; without, they are put together from words", required=False)
 @parallel_option
 @seed_option
 @output_option
 @json_option
 def concepts(
-    role: Role, num: int, domains: str, model: Path | None, seed: int, output: Path, as_json: bool, **options: Any
+    role: Role, num: int, domains: str, model: Asked | None, seed: int, output: Path, as_json: bool, **options: Any
 ) -> None:
     """Write concepts to ask a role about, no two nearly alike.
 
@@ -73,7 +79,7 @@ def concepts(
         found = combine(role, num, names, seed)
     else:
         role, parallel = _with_seeds(role, options["seeds"]), options["parallel"]
-        with LlamaServer(model, n_parallel=parallel) as server, Bars() as progress:
+        with model.open(parallel) as server, Bars() as progress:
             found = vary(role, server, num, names, seed, n_parallel=parallel, progress=progress)
     write_text(output, "".join(concept.line() for concept in found))
     facts = {"concepts": len(found), "diversity": round(diversity([concept.text for concept in found]), 3)}
@@ -82,34 +88,44 @@ def concepts(
 
 @data.command("generate")
 @role_option
-@model_option("The model that answers")
+@backend_options()
 @click.option("--concepts", "concepts_file", required=True, type=FILE, help="What to ask: lines of JSON, or of text.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=SAMPLING.temperature, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True)
 @click.option("--unconstrained", is_flag=True, help="Let the model write freely, not held to the role's schema.")
+@click.option("--optimized-program", "program", type=FILE, help="A program of `cpuft data optimize-prompt`, its folder.")
+@click.option("--tuned", is_flag=True, help="The model was tuned for the role: ask it by the role's short prompt.")
+@metric_option
 @click.option("--dry-run", is_flag=True, help="Say how many would be asked, and stop.")
 @parallel_option
 @seed_option
 @output_option
 @json_option
 def generate(
-    role: Role, model: Path, concepts_file: Path, output: Path, dry_run: bool, as_json: bool, **options: Any
+    role: Role, model: Asked, concepts_file: Path, output: Path, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Let a model answer concepts as a role; each answer is kept at once, so that running it again goes on.
 
     \b
-    Example:
+    Examples:
       cpuft data generate --role ba --model base.gguf --concepts concepts.jsonl --output raw.jsonl
+      cpuft data generate --role ba --backend ollama --model qwen2.5:3b-instruct --concepts c.jsonl --output raw.jsonl
+      cpuft data generate --role ba --url http://127.0.0.1:8080/v1 --model any --concepts c.jsonl --output raw.jsonl
     """
     asked = read_concepts(concepts_file)
+    role = with_metric(role, options["metric"])
+    program = _program(role, options["program"], options["tuned"])
     if dry_run:
         click.echo(json.dumps({"concepts": len(asked)}) if as_json else f"{len(asked)} concepts would be asked")
         return
     sampling = Sampling(options["temperature"], SAMPLING.top_p, max_tokens=options["max_tokens"])
     how: dict[str, Any] = {"constrained": not options["unconstrained"], "n_parallel": options["parallel"]}
-    how |= {"model": model.name, "sampling": sampling, "seed": options["seed"]}
-    with LlamaServer(model, n_parallel=options["parallel"]) as server, Bars() as progress:
+    how |= {"model": model.label, "program": program, "sampling": sampling, "seed": options["seed"]}
+    n_ctx = CONTEXT if program.demos else SHORT_CONTEXT
+    with model.open(options["parallel"], n_ctx=n_ctx) as server, Bars() as progress:
         done = generate_records(role, server, asked, output, **how, progress=progress)
+    if done.failed and not done.made:
+        raise DatasetError(f"{output}: none of {len(done.failed)} questions was answered: {done.failed[0]}")
     for sentence in done.failed[:8]:
         click.echo(f"Warning: {sentence}", err=True)
     facts = {"made": done.made, "kept": done.kept, "failed": len(done.failed), "output": str(output)}
@@ -118,6 +134,7 @@ def generate(
 
 @data.command("filter")
 @role_option
+@metric_option
 @input_option
 @click.option("--min-score", type=click.FloatRange(0, 1), default=Criteria.min_score, show_default=True)
 @click.option(
@@ -135,6 +152,7 @@ def filter_(role: Role, source: Path, output: Path, as_json: bool, **options: An
       cpuft data filter --role ba --input raw.jsonl --min-score 0.7 --output good.jsonl --min-examples 100
     """
     require_place(output, "the examples", [source])
+    role = with_metric(role, options["metric"])
     held_out = tuple(record.asked for path in options["tests"] for record in read_records(path, role))
     found = filter_records(read_records(source, role), role, Criteria(options["min_score"], options["near"], held_out))
     facts = {"kept": len(found.kept), "dropped": len(found.dropped), "reasons": dict(found.reasons.most_common())}
@@ -187,6 +205,15 @@ def chat(role: Role, source: Path, output: Path) -> None:
     click.echo(f"{output}: {write_chat(source, output, role)} conversations")
 
 
+def _program(role: Role, path: Path | None, tuned: bool) -> Program:
+    """How the model is asked."""
+    if path is None:
+        return Program(role.short_prompt if tuned else role.prompt)
+    if tuned:
+        raise ConfigError("--tuned asks by the role's short prompt, --optimized-program by another: give one of them")
+    return read_program(path / PROGRAM if path.is_dir() else path, role)
+
+
 def _with_seeds(role: Role, path: Path | None) -> Role:
     """The role with the examples of a file for its seeds."""
     if path is None:
@@ -208,3 +235,6 @@ def _too_few(found: Filtered, wanted: int) -> str:
         f"{len(found.kept)} examples are left, expected at least {wanted}: generate {more}, or loosen what drops most "
         f"({most}) with --min-score or --near"
     )
+
+
+data.add_command(optimize)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
+from cpuft.backends.asked import Asked
 from cpuft.backends.generator import Sampling
-from cpuft.backends.llama_server import LlamaServer
 from cpuft.cli.options.adapter import adapter_option
-from cpuft.cli.options.model import model_option
+from cpuft.cli.options.backend import backend_options
 from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
 from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
@@ -19,7 +19,7 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command("eval")
-@model_option("The model")
+@backend_options("The model")
 @adapter_option("A LoRA adapter to apply on top of it", required=False)
 @role_option
 @click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
@@ -29,7 +29,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--output", type=FILE, help="Write the averages and every answer to this file, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the averages as JSON.")
 def evaluate(
-    model: Path,
+    model: Asked,
     adapter: Path | None,
     role: Role,
     data: Path,
@@ -42,18 +42,20 @@ def evaluate(
     """Let a model answer a test set at temperature 0, without a grammar, and score the answers.
 
     \b
-    Example:
+    Examples:
       cpuft eval --model tuned.gguf --data test.jsonl --output result.json
+      cpuft eval --backend ollama --model qwen25-ba-finetuned:v1 --data test.jsonl
     """
     if output is not None:
-        require_place(output, "the answers", [model, data])
+        require_place(output, "the answers", [data, *filter(None, [model.path])])
     cases = read_cases(data, role)[:limit]
     sampling = Sampling(max_tokens=max_tokens)
-    with LlamaServer(model, adapter=adapter, threads=threads) as server, Bars() as progress:
+    with model.open(adapter=adapter, threads=threads) as server, Bars() as progress:
         result = run_benchmark(server, cases, role.metric, sampling=sampling, progress=progress)
-    click.echo(json.dumps({"model": str(model), **result.summary()}) if as_json else _table(result))
+    facts = {"model": str(model.path or model.label), **result.summary()}
+    click.echo(json.dumps(facts) if as_json else _table(result))
     if output is not None:
-        report = {"model": str(model), **result.summary(), "answers": result.details()}
+        report = {**facts, "answers": result.details()}
         write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 

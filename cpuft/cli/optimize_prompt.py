@@ -17,10 +17,9 @@ from cpuft.machine.files import require_folder
 from cpuft.roles import Role
 from cpuft.synth.records import read_records, seed_records
 from cpuft.synth.search import Search
-from cpuft.workflow.prompt import Parts, PromptReport, divide, optimize_prompt
+from cpuft.workflow.prompt import CONTEXT, Parts, PromptReport, divide, optimize_prompt
 
 FILE = click.Path(path_type=Path)
-CONTEXT = 8192  # tokens: whole examples stand before the question
 
 
 @click.command("optimize-prompt")

@@ -13,6 +13,7 @@ from cpuft.data.records import Chat, Record, read_records
 from cpuft.errors import CpuftError, DatasetError, ExampleError
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Inputs, Metric, Role, Score
+from cpuft.roles.answer import as_yaml
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def run_benchmark(
         if isinstance(completion, CpuftError):
             raise completion
         case = cases[number]
-        answers[number] = Answer(case, completion, metric(completion.text, case.inputs))
+        text = completion.text if sampling.schema is None else as_yaml(completion.text)
+        answers[number] = Answer(case, completion, metric(text, case.inputs))
         score = mean(answer.score.total for answer in answers.values())
         progress("answers", len(answers), len(cases), "answer", score=f"{score:.3f}")
     return Benchmark(tuple(answers[number] for number in range(len(cases))))

@@ -1,19 +1,18 @@
 """A running Ollama: the only place that speaks to it, and that turns its failures into sentences."""
 
 import datetime
-import ipaddress
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import ollama
 
 from cpuft.chat.message import Message
 from cpuft.errors import OllamaError, ResourceError
+from cpuft.machine.loopback import is_loopback
 from cpuft.machine.progress import Progress, silent
 from cpuft.ollama.names import OllamaName, parse_name
 
@@ -28,22 +27,37 @@ class Server(ollama.Client):
     The package knows nothing of `_debug_render_only`, so `rendered` sends the request by the package's own means.
     """
 
-    def __init__(self, host: str | None, progress: Progress, timeout: float | None = None) -> None:
+    def __init__(
+        self, host: str | None, progress: Progress, timeout: float | None = None, option: str = "--host"
+    ) -> None:
         # No proxy stands between two programs of one machine.
         super().__init__(
-            host, transport=_ProgressTransport(progress), timeout=timeout, trust_env=not _is_loopback(_address(host))
+            host, transport=_ProgressTransport(progress), timeout=timeout, trust_env=not is_loopback(_address(host))
         )
-        self.progress, self.address = progress, _address(host)
+        self.progress, self.address, self._option = progress, _address(host), option
 
     def has(self, name: OllamaName) -> bool:
         """Whether the server has a model of this name."""
+        return self._found(name) is not None
+
+    def digest(self, name: OllamaName) -> str:
+        """The digest of a model's manifest, of which `ollama list` shows the beginning. Raises OllamaError."""
+        found = self._found(name)
+        if found is None:
+            raise OllamaError(
+                f"{name}: the Ollama at {self.address} has no such model: pull it with `ollama pull {name}`, or take "
+                "one that `ollama list` shows"
+            )
+        return (found.digest or "").removeprefix("sha256:")
+
+    def _found(self, name: OllamaName) -> "ollama.ListResponse.Model | None":
         try:
             models = self.list().models
         except (ValueError, TypeError) as error:
             raise OllamaError(
-                f"what answers at {self.address} is no Ollama: say with --host where it listens"
+                f"what answers at {self.address} is no Ollama: say with {self._option} where it listens"
             ) from error
-        return any(parse_name(entry.model).is_same(name) for entry in models if entry.model)
+        return next((entry for entry in models if entry.model and parse_name(entry.model).is_same(name)), None)
 
     def version(self) -> str:
         """The server's release."""
@@ -107,21 +121,27 @@ class Server(ollama.Client):
 
 @contextmanager
 def connection(
-    host: str | None = None, progress: Progress = silent, *, about: str = "", timeout: float | None = None
+    host: str | None = None,
+    progress: Progress = silent,
+    *,
+    about: str = "",
+    timeout: float | None = None,
+    option: str = "--host",
 ) -> Iterator[Server]:
     """A server that answers, and its failures as OllamaError, or ResourceError where its disk is full.
 
     host:    None takes OLLAMA_HOST, or Ollama's usual place.
     about:   what the sentences begin with, such as a reference to a model.
     timeout: seconds; None waits for as long as it takes.
+    option:  of the command that was given the host.
     """
     before = f"{about}: " if about else ""
     try:
-        connected = Server(host, progress, timeout)
+        connected = Server(host, progress, timeout, option)
     except ValueError as error:
         raise OllamaError(
             f"{before}{host or os.environ.get('OLLAMA_HOST')!r} is no address of an Ollama, expected one such as "
-            f"127.0.0.1:11434 in {'--host' if host else 'OLLAMA_HOST'} ({error})"
+            f"127.0.0.1:11434 in {option if host else 'OLLAMA_HOST'} ({error})"
         ) from error
     with connected as server:
         try:
@@ -129,7 +149,7 @@ def connection(
         except (ConnectionError, httpx.ConnectError) as error:
             raise OllamaError(
                 f"{before}no Ollama answers at {connected.address} ({error}): start it with `ollama serve`, or say "
-                f"where it listens with {'--host' if host else 'OLLAMA_HOST'}"
+                f"where it listens with {option if host else 'OLLAMA_HOST'}"
             ) from error
         except httpx.TransportError as error:
             raise OllamaError(f"{before}the connection to Ollama broke off ({error}): run it again") from error
@@ -144,17 +164,6 @@ def connection(
 
 def _address(host: str | None) -> str:
     return host or os.environ.get("OLLAMA_HOST", "").strip() or USUAL
-
-
-def _is_loopback(address: str) -> bool:
-    """Whether a host, as Ollama reads it, is this machine."""
-    try:
-        name = urlsplit(address if "://" in address else f"http://{address}").hostname or ""
-        return (
-            name == "localhost" or ipaddress.ip_address(name).is_loopback or ipaddress.ip_address(name).is_unspecified
-        )
-    except ValueError:
-        return False
 
 
 class _ProgressTransport(httpx.HTTPTransport):

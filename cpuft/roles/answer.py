@@ -1,5 +1,6 @@
 """Answers of roles: YAML documents that a model wrote, so nobody has vouched for them, and back."""
 
+import json
 import re
 from collections.abc import Mapping
 from itertools import pairwise
@@ -99,8 +100,16 @@ def write_answer(document: Mapping[str, Any]) -> str:
 
 def as_yaml(text: str) -> str:
     """An answer as YAML, be it JSON because its model was held to a schema; as it is, where it holds no mapping."""
-    document = read_answer(text)
+    document = read_answer(_one_line(text))
     return text if document is None else write_answer(document)
+
+
+def _one_line(text: str) -> str:
+    """JSON as YAML that every reader takes: tabs between values and halves of a character behind \\u are JSON alone."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False) if len(text) <= MAX_CHARACTERS else text
+    except (ValueError, RecursionError):
+        return text
 
 
 def _load(body: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cpuft.backends.generator import Generator, Request, Sampling, generate_all
 from cpuft.chat.message import Completion
-from cpuft.errors import ConfigError, DatasetError, list_faults
+from cpuft.errors import ConfigError, CpuftError, DatasetError, list_faults
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Role
 from cpuft.synth.duplicates import NearTexts
@@ -123,13 +123,16 @@ def vary(
     """So many concepts that a model writes: variations of the role's seeds in other domains, sizes and audiences.
 
     Fewer where it writes the same again and again. The same seed and model ask the same questions.
+    Raises what it answered with where it answered nothing else.
     """
     names, found, seen = domains_of(role, domains), list[Concept](), NearTexts()
     asked = _questions(role, names, seed, count + TRIES)
     kept: dict[int, tuple[str, str]] = {}
+    failed: CpuftError | None = None
     requests = (_noted(number, question, kept) for number, question in enumerate(asked))
     for number, answer in generate_all(generator, requests, n_parallel):
         domain, group = kept.pop(number)
+        failed = answer if isinstance(answer, CpuftError) else failed
         for text in _concepts_in(answer) if isinstance(answer, Completion) else ():
             if len(found) < count and not seen.has(text):
                 seen.add(text)
@@ -137,6 +140,8 @@ def vary(
         progress("concepts", len(found), count, "concept")
         if len(found) >= count:
             break
+    if failed is not None and not found:
+        raise failed
     return found
 
 

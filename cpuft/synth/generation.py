@@ -56,12 +56,14 @@ def generate_records(
     try:
         for number, answer in generate_all(generator, requests, n_parallel):
             concept = left[number]
-            if isinstance(answer, Completion):
+            if isinstance(answer, Completion) and answer.text.strip():
                 facts = {"domain": concept.domain, "group": concept.group, "model": model, "prompt": program.digest}
                 appender.add(_record(role, {first: concept.text}, answer, requests[number], facts))
                 made += 1
             else:
-                failed.append(f"{concept.text}: {answer}")
+                # An empty answer is none: no reader of examples takes one.
+                why = "the answer is empty" if isinstance(answer, Completion) else answer
+                failed.append(f"{concept.text}: {why}")
             progress("examples", made + len(failed), len(left), "example")
     finally:
         appender.close()

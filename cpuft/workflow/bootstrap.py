@@ -37,7 +37,7 @@ from cpuft.synth.records import RoleRecord, read_records, write_chat, write_reco
 from cpuft.synth.search import Search
 from cpuft.synth.split import split_records
 from cpuft.train.loop import run_training
-from cpuft.workflow.prompt import PROGRAM, Parts, divide, optimize_prompt, score
+from cpuft.workflow.prompt import CONTEXT, PROGRAM, divide, optimize_prompt, score
 from cpuft.workflow.stages import Stages
 
 TRAIN_SHARE = 0.8  # of the good examples; the rest decides which adapter of a run is the best
@@ -66,7 +66,7 @@ class Plan:
     search: Search | None = field(default_factory=Search)
     criteria: Criteria = Criteria()
     sampling: Sampling = SAMPLING
-    context: int = 8192
+    context: int = CONTEXT
     n_parallel: int = 4
     seed: int = 0
 

@@ -29,6 +29,7 @@ from cpuft.synth.search import Search, Trial
 from cpuft.synth.split import split_records
 
 PROGRAM = "program.json"
+CONTEXT = 8192  # tokens: whole examples stand before the question
 HELD_OUT = 0.4  # of the examples, where none are given to measure by
 FOR_DEMOS = 0.5  # of the rest; the other half is what the search tries prompts on
 

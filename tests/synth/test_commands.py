@@ -1,6 +1,7 @@
 """From a role to a training set through the commands, with the real llama-server and the bundled model."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -8,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cpuft import demo
+from cpuft.backends.asked import GgufFile
 from cpuft.cli.main import cli
 from cpuft.roles import Role
 from cpuft.roles.answer import read_answer
@@ -74,7 +76,9 @@ def test_generated_answers_fit_the_schema(raw: Path, clerk: Path) -> None:
         assert one.facts["finished"]
         jsonschema.validate(read_answer(one.answer), dict(role.schema))
         assert one.facts["score"] == pytest.approx(role.metric(one.answer, one.inputs).total, abs=1e-4)
-    assert {one.facts["model"] for one in records} == {demo.BASE_MODEL.name}
+    label = GgufFile(name=demo.BASE_MODEL.name, path=Path(demo.BASE_MODEL)).label
+    assert {one.facts["model"] for one in records} == {label}
+    assert re.fullmatch(r"base-q8_0\.gguf \([0-9a-f]{12}\)", label)
     assert len({one.facts["seed"] for one in records}) == 6
 
 

@@ -5,13 +5,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cpuft.adapters.files import convert
 from cpuft.adapters.place import adapter_at
 from cpuft.machine.files import require_place
+
+if TYPE_CHECKING:
+    from cpuft.backends.asked import Asked
 
 FORMS = "a GGUF file, a run's folder or a PEFT folder"
 
@@ -23,8 +26,9 @@ def adapter_option(
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def run(*args: Any, model: Path, adapter: Path | None, **options: Any) -> Any:
-            with _gguf(adapter, model, options.get("output")) as file:
+        def run(*args: Any, model: "Path | Asked", adapter: Path | None, **options: Any) -> Any:
+            base = model if isinstance(model, Path) else model.path
+            with _gguf(adapter, base, options.get("output")) as file:
                 return command(*args, model=model, adapter=file, **options)
 
         path = click.Path(path_type=Path)
@@ -34,7 +38,7 @@ def adapter_option(
 
 
 @contextmanager
-def _gguf(adapter: Path | None, model: Path, output: Path | None) -> Iterator[Path | None]:
+def _gguf(adapter: Path | None, model: Path | None, output: Path | None) -> Iterator[Path | None]:
     """The adapter as a GGUF file, which for a folder has the same bytes every time and vanishes with the block.
 
     output: what the command writes; it must not take the place of one of the folder's files.
