@@ -49,7 +49,10 @@ class Counts(click.ParamType[tuple[int, ...]]):
     "--examples", type=Counts(), default="100,200", show_default=True, help="Concepts asked in each; the last goes on."
 )
 @click.option("--seeds", type=FILE, help="Examples to begin with, JSON lines; without: the role's own.")
-@click.option("--test", type=FILE, help="Examples to measure by; without: two fifths of the seeds, which then only test.")
+@click.option(
+    "--test", type=FILE, help="Examples to measure by; without: two fifths of the seeds, which then only test."
+)
+@click.option("--concepts", type=FILE, help="What to ask about, in this order; without: put together from words.")
 @click.option("--config", type=FILE, help="Of the trainings, the keys of configs/lora.yaml.")
 @click.option("--min-score", type=click.FloatRange(0, 1), default=Criteria.min_score, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=SAMPLING.temperature, show_default=True)
@@ -97,13 +100,16 @@ def _line(row: Row) -> str:
 
 
 def _plan(role: Role, output: Path, options: dict[str, Any]) -> Plan:
-    seeds = seed_records(role) if options["seeds"] is None else read_records(options["seeds"], role)
+    seeds: Sequence[RoleRecord] = (
+        seed_records(role) if options["seeds"] is None else read_records(options["seeds"], role)
+    )
     seeds, test = _test_of(role, seeds, options["test"], options["seed"])
     search = search_of(options)
     return Plan(
         base=options["base"],
         output=output,
         examples=_rounds(options["examples"], options["iterations"]),
+        concepts=options["concepts"],
         seeds=seeds,
         test=test,
         config=options["config"],

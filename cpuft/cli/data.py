@@ -93,7 +93,9 @@ def concepts(
 @click.option("--temperature", type=click.FloatRange(0, 2), default=SAMPLING.temperature, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=SAMPLING.max_tokens, show_default=True)
 @click.option("--unconstrained", is_flag=True, help="Let the model write freely, not held to the role's schema.")
-@click.option("--optimized-program", "program", type=FILE, help="A program of `cpuft data optimize-prompt`, its folder.")
+@click.option(
+    "--optimized-program", "program", type=FILE, help="A program of `cpuft data optimize-prompt`, its folder."
+)
 @click.option("--tuned", is_flag=True, help="The model was tuned for the role: ask it by the role's short prompt.")
 @metric_option
 @click.option("--dry-run", is_flag=True, help="Say how many would be asked, and stop.")

@@ -9,11 +9,13 @@ from cpuft.backends.asked import Asked
 from cpuft.backends.generator import Sampling
 from cpuft.cli.options.adapter import adapter_option
 from cpuft.cli.options.backend import backend_options
+from cpuft.cli.options.metric import metric_option, with_metric
 from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
 from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
 from cpuft.machine.files import require_place, write_text
 from cpuft.roles import Role
+from cpuft.synth.records import RoleRecord
 
 FILE = click.Path(path_type=Path)
 
@@ -22,6 +24,7 @@ FILE = click.Path(path_type=Path)
 @backend_options("The model")
 @adapter_option("A LoRA adapter to apply on top of it", required=False)
 @role_option
+@metric_option
 @click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
 @click.option("--max-tokens", type=click.IntRange(1), default=Sampling.max_tokens, show_default=True)
@@ -32,6 +35,7 @@ def evaluate(
     model: Asked,
     adapter: Path | None,
     role: Role,
+    metric: str | None,
     data: Path,
     limit: int | None,
     max_tokens: int,
@@ -49,6 +53,7 @@ def evaluate(
     if output is not None:
         require_place(output, "the answers", [data, *filter(None, [model.path])])
     cases = read_cases(data, role)[:limit]
+    role = with_metric(role, metric, [RoleRecord(case.inputs, case.reference) for case in cases])
     sampling = Sampling(max_tokens=max_tokens)
     with model.open(adapter=adapter, threads=threads) as server, Bars() as progress:
         result = run_benchmark(server, cases, role.metric, sampling=sampling, progress=progress)

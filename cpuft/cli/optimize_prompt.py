@@ -73,9 +73,7 @@ def _estimate(parts: Parts, search: Search, as_json: bool) -> str:
     answers = search.requests(n_train, n_val) + 2 * n_test
     if as_json:
         return json.dumps({"train": n_train, "validation": n_val, "held_out": n_test, "answers": answers})
-    return (
-        f"about {answers} answers: {n_train} examples to show, {n_val} to try prompts on, {n_test} held out to measure by"
-    )
+    return f"about {answers} answers: {n_train} examples to show, {n_val} to try prompts on, {n_test} to measure by"
 
 
 def _table(report: PromptReport, output: Path) -> str:

@@ -50,7 +50,7 @@ class Difference:
 def mean_of(values: Sequence[float], seed: int = 0) -> Mean:
     """The mean with its interval by the bootstrap, bias-corrected and accelerated (Efron 1987).
 
-    values: at least one. Of one value nothing is known but itself: its interval is all that scores can be, from -1 to 1.
+    values: at least one; of one alone nothing is known but itself, so its interval is all that a score can be.
     """
     import numpy as np  # not at the top: these take half a second to import
     from scipy import stats
@@ -71,4 +71,3 @@ def difference(before: Sequence[float], after: Sequence[float], seed: int = 0) -
     gains = [two - one for one, two in zip(before, after, strict=True)]
     wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     return Difference(mean_of(gains, seed), wins, len(gains) - wins - losses, losses)
-

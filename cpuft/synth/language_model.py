@@ -26,7 +26,7 @@ SHORTENED = 6  # times that a question of DSPy's own is halved
 PROPOSAL_TOKENS = 512  # that the model may write of a new prompt, or of what it makes of the data
 
 
-class LanguageModel(dspy.LM):
+class LanguageModel(dspy.LM):  # type: ignore[misc] # DSPy has no types
     """A Generator for DSPy: without DSPy's cache, whose keys know no model's digest, and without its retries.
 
     schema: JSON Schema that answers are held to which bring none of their own.
@@ -75,8 +75,8 @@ class _Engine:
     def complete(self, request: Request) -> Response:
         """One answer. What fails, but for a question that is too long, is kept in `failure`.
 
-        A question of DSPy's own (about the data, for a new prompt) that is too long loses the middle of its longest turn
-        until it fits; one of the role's is answered with nothing.
+        A question of DSPy's own (about the data, for a new prompt) that is too long loses the middle of its longest
+        turn until it fits; one of the role's is answered with nothing.
         """
         if self.failure is not None:
             raise self.failure
@@ -128,7 +128,7 @@ def _response(name: str, text: str, usage: Usage) -> Response:
     return Response(id=None, model=name, message=message, finish_reason="stop", usage=usage)
 
 
-class _RoleAdapter(dspy.Adapter):  # type: ignore[misc] # DSPy has no types
+class _RoleAdapter(dspy.Adapter):  # type: ignore[misc]
     """Writes a role's question as `Program.messages` does, so that what is optimized is what is asked later."""
 
     def __init__(self, role: Role, as_json: bool) -> None:
@@ -139,10 +139,12 @@ class _RoleAdapter(dspy.Adapter):  # type: ignore[misc] # DSPy has no types
         self, signature: type[dspy.Signature], demos: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]
     ) -> list[Message]:
         """The conversation."""
-        shown = tuple(RoleRecord({name: str(demo[name]) for name in self._role.sources}, demo[ANSWER]) for demo in demos)
+        shown = tuple(
+            RoleRecord({name: str(demo[name]) for name in self._role.sources}, demo[ANSWER]) for demo in demos
+        )
         return Program(signature.instructions, shown).messages(self._role, inputs, as_json=self._as_json)
 
-    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:  # noqa: ARG002 - DSPy's
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """The answer, whatever it is: what it is worth is the metric's to say."""
         return {ANSWER: as_yaml(completion)}
 
@@ -153,7 +155,9 @@ class RoleProgram(dspy.Module):  # type: ignore[misc]
     def __init__(self, role: Role, program: Program, *, as_json: bool = False) -> None:
         super().__init__()
         fields = {name: (str, dspy.InputField()) for name in role.sources}
-        signature = dspy.Signature({**fields, ANSWER: (str, dspy.OutputField(desc="one YAML document"))}, program.prompt)
+        signature = dspy.Signature(
+            {**fields, ANSWER: (str, dspy.OutputField(desc="one YAML document"))}, program.prompt
+        )
         predictor = dspy.Predict(signature)
         predictor.demos = [dspy.Example(**demo.inputs, **{ANSWER: demo.answer}) for demo in program.demos]
         setattr(self, PREDICTOR, predictor)

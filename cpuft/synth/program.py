@@ -48,7 +48,9 @@ def read_program(path: Path, role: Role) -> Program:
     Raises ConfigError where it is none, or one of several predictors.
     """
     if path.suffix in (".pkl", ".pickle"):
-        raise ConfigError(f"{path}: a pickle can run any code, expected the JSON that DSPy's program.save('x.json') writes")
+        raise ConfigError(
+            f"{path}: a pickle can run any code, expected the JSON that DSPy's program.save('x.json') writes"
+        )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -29,7 +29,7 @@ from cpuft.machine.files import atomic_write, file_digest, read_json, write_json
 from cpuft.machine.progress import Progress, silent, titled
 from cpuft.roles import Role
 from cpuft.synth.card import write_card
-from cpuft.synth.concepts import combine
+from cpuft.synth.concepts import Concept, combine, read_concepts
 from cpuft.synth.filter import Criteria, filter_records
 from cpuft.synth.generation import SAMPLING, generate_records
 from cpuft.synth.program import Program, read_program
@@ -51,6 +51,7 @@ class Plan:
 
     base:     a GGUF file. config: of the training, the keys of configs/lora.yaml.
     examples: how many concepts are asked in each round; its length is the number of rounds.
+    concepts: a file that they are taken from, in its order; None makes them from the role's lexicon.
     seeds:    examples to begin with: prompts are sought on them, and all trainings learn from them.
     test:     examples that are only measured by.
     search:   of the prompt; None takes the role's own.
@@ -63,8 +64,9 @@ class Plan:
     seeds: Sequence[RoleRecord]
     test: Sequence[RoleRecord]
     config: Path | None = None
+    concepts: Path | None = None
     search: Search | None = field(default_factory=Search)
-    criteria: Criteria = Criteria()
+    criteria: Criteria = field(default_factory=Criteria)
     sampling: Sampling = SAMPLING
     context: int = CONTEXT
     n_parallel: int = 4
@@ -161,9 +163,7 @@ class _Work:
 
         def work() -> None:
             with self._server(None) as server:
-                report = optimize_prompt(
-                    self._role, server, self._base, parts, search, folder, progress=self._progress
-                )
+                report = optimize_prompt(self._role, server, self._base, parts, search, folder, progress=self._progress)
             self._say(f"prompt: {report.before} before, {report.after} after; {report.gain}")
 
         inputs = {"base": self._base, "search": asdict(search), "seeds": _digest(plan.seeds), "role": self._role.prompt}
@@ -177,7 +177,7 @@ class _Work:
 
         def ask() -> None:
             folder.mkdir(exist_ok=True)
-            found = combine(role, count, [], plan.seed + number)
+            found = self._concepts(number, count)
             write_text(concepts, "".join(one.line() for one in found))
             with self._server(model.adapter) as server:
                 made = generate_records(
@@ -202,7 +202,8 @@ class _Work:
                 write_records(folder / f"{name}.jsonl", records, role)
                 write_chat(folder / f"{name}.jsonl", folder / f"{name}-chat.jsonl", role)
 
-        asked = {"base": self._base, "model": model.name, "adapter": model.adapter, "program": model.program.digest}
+        asked: dict[str, Any] = {"base": self._base, "adapter": model.adapter, "program": model.program.digest}
+        asked |= {"model": model.name, "constrained": model.constrained, "concepts": plan.concepts}
         asked |= {"count": count, "sampling": asdict(plan.sampling), "seed": plan.seed, "schema": role.schema}
         self._stages.run(f"v{number} asked", asked, [raw], ask)
         chosen = {"raw": raw, "before": _digest(before), "seeds": _digest(plan.seeds), "test": _digest(plan.test)}
@@ -210,6 +211,13 @@ class _Work:
         outputs = [folder / f"{name}-chat.jsonl" for name in ("train", "val")]
         self._stages.run(f"v{number} chosen", chosen, [good, *outputs], choose)
         return read_records(good, role) if good.stat().st_size else []
+
+    def _concepts(self, number: int, count: int) -> list[Concept]:
+        plan = self._plan
+        if plan.concepts is None:
+            return combine(self._role, count, [], plan.seed + number)
+        before = sum(plan.examples[: number - 1])
+        return read_concepts(plan.concepts)[before : before + count]
 
     def _train(self, number: int) -> _Model:
         """A fresh adapter that has learned a round's examples; it is asked by the role's short prompt."""
@@ -244,7 +252,7 @@ class _Work:
                     found[form] = {"scores": answers.scores, **answers.summary(), "answers": answers.details()}
             write_json(file, found)
 
-        inputs = {"base": self._base, "adapter": model.adapter, "program": model.program.digest}
+        inputs: dict[str, Any] = {"base": self._base, "adapter": model.adapter, "program": model.program.digest}
         inputs |= {"test": _digest(plan.test), "max_tokens": plan.sampling.max_tokens, "n_parallel": plan.n_parallel}
         self._stages.run(f"{model.name} measured", inputs, [file], work)
         found = read_json(file)

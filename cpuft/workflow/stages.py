@@ -1,4 +1,4 @@
-"""Work in stages, each done once: what its inputs are the digest tells, and a stage whose inputs are the same is kept."""
+"""Work in stages, each done once: a stage whose inputs have not changed, by their digest, is kept."""
 
 import hashlib
 import json
@@ -22,9 +22,7 @@ class Stages:
             folder.mkdir(parents=True, exist_ok=True)
         self._state = read_json(folder / STATE)
 
-    def run(
-        self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], object]
-    ) -> bool:
+    def run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], object]) -> bool:
         """Does `work`, unless it was done with the same inputs and left the same outputs; returns whether it did.
 
         inputs:  what the outputs depend on: values for JSON, and paths, which stand for the content of their files.

@@ -18,9 +18,15 @@ _OPTIONS = (
         help="Of DSPy: MIPROv2, or GEPA, which reads what is wrong with answers.",
     ),
     click.option(
-        "--num-candidates", type=click.IntRange(2), default=Search.candidates, show_default=True, help="Prompts, and sets."
+        "--num-candidates",
+        type=click.IntRange(2),
+        default=Search.candidates,
+        show_default=True,
+        help="Prompts, and sets.",
     ),
-    click.option("--num-trials", type=click.IntRange(1), default=Search.trials, show_default=True, help="Of their pairs."),
+    click.option(
+        "--num-trials", type=click.IntRange(1), default=Search.trials, show_default=True, help="Of their pairs."
+    ),
     click.option(
         "--max-bootstrapped-demos",
         type=click.IntRange(0),
