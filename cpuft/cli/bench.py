@@ -22,6 +22,7 @@ BENCHMARKS = {
     "precision": "benchmarks.precision",
     "real": "benchmarks.real",
     "demo": "benchmarks.demo",
+    "synth": "benchmarks.synth_throughput",
 }
 
 

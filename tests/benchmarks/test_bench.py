@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import gemm, merge, shapes, step_profile, train_throughput
+from cpuft import demo
 from cpuft.cli.main import cli
 from cpuft.errors import CpuftError
 from cpuft.toolchain import sources
@@ -180,6 +181,26 @@ def test_plan(models: Path) -> None:
     assert sum(row["parts_mb"].values()) <= row["planned_mb"]
 
 
+def test_synth() -> None:
+    """The demo's base model, which the schema holds to answers that would not end in so few tokens."""
+    work = ("--parallel", 4, "--requests", 6, "--alone", 2, "--max-tokens", 24, "--threads", 1)
+    (row,) = bench("synth", "--model", demo.BASE_MODEL, *work)
+    assert (row["threads"], row["slots"], row["slot_context"], row["bar"]) == (1, 4, 1024, 2.5)
+    assert (row["one_requests"], row["one_tokens"]) == (2, 2 * 2 * 24)
+    assert (row["many_requests"], row["many_tokens"]) == (6, 2 * 6 * 24)
+    for side in ("one", "many"):
+        assert 0 < row[f"{side}_tok_s_min"] <= row[f"{side}_tok_s"] <= row[f"{side}_tok_s_max"]
+    assert row["ratio"] == pytest.approx(row["many_tok_s"] / row["one_tok_s"], rel=1e-2)
+    assert "--cache-ram 0" in row["cache"]
+
+
+def test_synth_on_random_weights(models: Path) -> None:
+    work = ("--parallel", 2, "--requests", 2, "--alone", 1, "--max-tokens", 8, "--threads", 1, "--unconstrained")
+    (row,) = bench("synth", "--shape", "tiny", "--models", models, *work)
+    assert (row["model"], row["constrained"]) == ("tiny-q4_k_m", False)
+    assert 0 < row["many_tokens"] <= 2 * 2 * 8
+
+
 def test_merge(models: Path) -> None:
     before = set(models.iterdir())
     (row,) = bench("merge", "--shape", "tiny", "--models", models, "--repeats", 1, "--threads", 1)
@@ -206,6 +227,7 @@ def test_merge_compares_like_with_like(models: Path) -> None:
         (["scaling", "--value", "3"], "--value needs one --by"),
         (["train", "--shape", "tiny", "--peer", "peft-f32", "--peer-python", "gone"], "run `make peers`"),
         (["merge", "--shape", "tiny", "--repeats", "1", "--type", "nope"], "unknown type 'nope'"),
+        (["synth", "--model", "nope"], "no model nope in"),
     ],
 )
 def test_a_mistake_is_a_sentence(arguments: list[str], sentence: str, models: Path) -> None:
@@ -238,7 +260,7 @@ def test_bench_is_found_from_any_folder(tmp_path: Path) -> None:
 
 SCRIPTS = (
     *("train_throughput", "gemm", "attention", "memory", "plan"),
-    *("scaling", "step_profile", "precision", "prefix", "merge"),
+    *("scaling", "step_profile", "precision", "prefix", "merge", "synth_throughput"),
 )
 
 
