@@ -3,15 +3,15 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import dspy
 
 from cpuft.backends.generator import Generator
-from cpuft.errors import BackendError
-from cpuft.roles import Inputs, Role
+from cpuft.errors import BackendError, CpuftError
+from cpuft.roles import Role, Score
 from cpuft.synth.filter import Criteria
 from cpuft.synth.language_model import ANSWER, LanguageModel, RoleProgram
 from cpuft.synth.program import Program
@@ -42,17 +42,25 @@ def optimize(
     task = LanguageModel(generator, name, max_tokens=search.max_tokens, schema=schema, **facts)
     proposer = LanguageModel(generator, name, temperature=PROPOSAL_TEMPERATURE, **facts)
     student = RoleProgram(role, Program(role.prompt), as_json=search.constrained)
+    judge = _Judge(role)
     run = _gepa if search.optimizer == "gepa" else _mipro
+    best, trials, ended = student, list[Trial](), None
     with _quiet(log), dspy.context(lm=task, adapter=dspy.JSONAdapter(), disable_history=True):
-        best, trials = run(role, student, task, proposer, _examples(train), _examples(validation), search)
-    for model in (task, proposer):
-        if model.failure is not None:
-            raise BackendError(f"the search ended early: {model.failure}; run it again to go on") from model.failure
+        try:
+            best, trials = run(judge, student, task, proposer, _examples(train), _examples(validation), search)
+        except Exception as error:  # DSPy wraps what the model or the metric raised in errors of its own
+            ended = error
+    if judge.failure is not None:
+        raise judge.failure
+    for failure in filter(None, (task.failure, proposer.failure)):
+        raise BackendError(f"the search ended early: {failure}; run it again to go on") from failure
+    if ended is not None:
+        raise ended
     return Found(best.program, tuple(trials))
 
 
 def _mipro(
-    role: Role,
+    judge: "_Judge",
     student: RoleProgram,
     task: LanguageModel,
     proposer: LanguageModel,
@@ -62,7 +70,7 @@ def _mipro(
 ) -> tuple[RoleProgram, list[Trial]]:
     """MIPROv2 (Opsahl-Ong et al. 2024): proposes prompts and sets of examples, and searches pairs of them by TPE."""
     teleprompter = dspy.MIPROv2(
-        metric=_metric(role),
+        metric=judge.score,
         prompt_model=proposer,
         task_model=task,
         max_bootstrapped_demos=search.demos,
@@ -92,7 +100,7 @@ def _trial(number: int, log: dict[str, Any]) -> Trial:
 
 
 def _gepa(
-    role: Role,
+    judge: "_Judge",
     student: RoleProgram,
     task: LanguageModel,  # noqa: ARG001 - the model in DSPy's context
     proposer: LanguageModel,
@@ -104,7 +112,7 @@ def _gepa(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # DSPy calls it experimental
         teleprompter = dspy.GEPA(
-            metric=_feedback(role),
+            metric=judge.feedback,
             max_metric_calls=search.requests(len(train), len(validation)) + search.trials * 2 * REFLECTED,
             reflection_minibatch_size=REFLECTED,
             reflection_lm=proposer,
@@ -117,26 +125,30 @@ def _gepa(
     return best, [Trial(number, round(float(score), 4), number - 1) for number, score in enumerate(scores, 1)]
 
 
-def _metric(role: Role) -> Callable[..., float]:
-    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:  # noqa: ARG001
-        return role.metric(prediction[ANSWER], _inputs(role, example)).total
+class _Judge:
+    """The role's metric for DSPy, which takes any failure of it for a bad answer: so it is kept here."""
 
-    return metric
+    def __init__(self, role: Role) -> None:
+        self._role = role
+        self.failure: CpuftError | None = None
 
+    def score(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:
+        """From 0 to 1."""
+        return self._score(example, prediction).total
 
-def _feedback(role: Role) -> Callable[..., Any]:
-    """The metric with its sentences, which GEPA gives to the model."""
-
-    def metric(example: dspy.Example, prediction: dspy.Prediction, *_: object) -> dspy.Prediction:
-        score = role.metric(prediction[ANSWER], _inputs(role, example))
+    def feedback(self, example: dspy.Example, prediction: dspy.Prediction, *_: object) -> dspy.Prediction:
+        """The score with its sentences, which GEPA gives to the model."""
+        score = self._score(example, prediction)
         said = ". ".join(score.faults) or "Nothing is wrong with this answer"
         return dspy.Prediction(score=score.total, feedback=f"{said}.")
 
-    return metric
-
-
-def _inputs(role: Role, example: dspy.Example) -> Inputs:
-    return {name: str(example[name]) for name in role.sources}
+    def _score(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
+        inputs = {name: str(example[name]) for name in self._role.sources}
+        try:
+            return self._role.metric(prediction[ANSWER], inputs)
+        except CpuftError as error:
+            self.failure = error
+            raise
 
 
 def _examples(records: Sequence[RoleRecord]) -> list[dspy.Example]:
