@@ -19,16 +19,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cpuft.chat.message import Message
 from cpuft.chat.normalization import Taken, normalized, normalized_tools, taken_by
+from cpuft.chat.thinking import has_thoughts
 from cpuft.errors import ExampleError, ModelError
 from cpuft.gguf.reader import Gguf
 
 # What templates are told that ask for the day where a text is only planned with or measured: figures must be the same
 # tomorrow. Runs have their own.
 ANY_DAY = datetime.date(2026, 1, 31)
-# What llama.cpp's server tells a template that asks: that thinking is wanted, and that none of what was thought in
-# earlier turns is to be left out, which models call by many names.
+# What llama.cpp's server tells a template that asks: that none of what was thought in earlier turns is to be left out,
+# which models call by many names.
 TOLD = {
-    "enable_thinking": True,
     "preserve_reasoning": True,
     "preserve_thinking": True,
     "clear_thinking": False,
@@ -55,6 +55,7 @@ class ChatTemplate:
     date:      what the template is told when it asks for today, so that a run gives the same text on another day.
     tool_use:  Jinja, which stands for the source where a conversation has tools.
     takes_system: whether a system message reaches the text; if not, it is put before the user's first words.
+    thinking:  whether it is told that thinking is wanted.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class ChatTemplate:
         self._default = self._read(source)
         self._tool_use = self._read(tool_use) if tool_use else self._default
         self.takes_system = self._default.taken.system
+        # With tools, too, the server goes by what it found without.
+        self.thinking = has_thoughts(functools.partial(self._render, self._default.jinja), self._default.taken)
 
     def render(self, messages: Sequence[Message], *, answer: bool = False, tools: Sequence[Any] | None = None) -> str:
         """The text of a conversation; `answer` adds what comes before the assistant's next words.
@@ -75,7 +78,7 @@ class ChatTemplate:
         source = self._tool_use if tools else self._default
         served = normalized(messages, source.taken)
         try:
-            return self._render(source.jinja, served, answer=answer, tools=tools)
+            return self._render(source.jinja, served, answer=answer, tools=tools, thinking=self.thinking)
         except Exception as error:  # a template is a program from elsewhere: it can fail in any way
             raise ExampleError(f"the model's chat template refuses the conversation: {error}") from error
 
@@ -87,7 +90,13 @@ class ChatTemplate:
         return _Source(jinja, taken_by(source, functools.partial(self._render, jinja)))
 
     def _render(
-        self, jinja: jinja2.Template, messages: Sequence[Message], *, answer: bool, tools: Sequence[Any] | None
+        self,
+        jinja: jinja2.Template,
+        messages: Sequence[Message],
+        *,
+        answer: bool,
+        tools: Sequence[Any] | None,
+        thinking: bool = True,
     ) -> str:
         given = {} if tools is None else {"tools": tools}
         return jinja.render(
@@ -95,6 +104,7 @@ class ChatTemplate:
             add_generation_prompt=answer,
             bos_token=self.bos_token,
             eos_token=self.eos_token,
+            enable_thinking=thinking,
             **TOLD,
             **given,
         )

@@ -13,6 +13,7 @@
 #include "compute.h"
 #include "cpuft.h"
 #include "error.h"
+#include "file_mapping.h"
 #include "formats.h"
 #include "model.h"
 #include "optimizer.h"
@@ -128,15 +129,22 @@ cpuft_status guarded(const cpuft_engine* engine, Body body) {
     });
 }
 
-// For what reads the mapped weights. They must be those of the file that was opened: before, or reading them could end the
-// process, and after, or the numbers mean nothing.
+// For what reads the mapped weights. They must be those of the file that was opened, before and after, or the numbers mean
+// nothing.
 template <class Body>
 cpuft_status guarded_pass(const cpuft_engine* engine, Body body) {
     return guarded(engine, [&] {
+        const MappedReads reads;
         engine->model.file.require_unchanged();
         body();
         engine->model.file.require_unchanged();
     });
+}
+
+void forget_gradient(cpuft_engine& engine) {
+    const Stopwatch::Lap lap(engine.compute.stopwatch, Part::kOptimizer);
+    engine.trained_adapter().zero_gradients(engine.compute);
+    engine.n_supervised = 0;
 }
 
 int thread_count(int32_t n_threads) {
@@ -182,6 +190,7 @@ cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, co
         require(path != nullptr && engine != nullptr, "path and engine must not be null");
         const char* chosen = isa != nullptr ? isa : std::getenv("CPUFT_ISA");
         const KernelTable& kernels = select_kernels(chosen != nullptr && *chosen != '\0' ? chosen : nullptr);
+        const MappedReads reads;
         auto opened = std::make_unique<cpuft_engine>(path, thread_count(n_threads), kernels, precision);
         opened->model.file.require_unchanged();
         opened->description = "{" + opened->model.describe() + ", \"isa\": \"" + kernels.name +
@@ -285,15 +294,19 @@ cpuft_status cpuft_set_activations(cpuft_engine* engine, cpuft_activations polic
 cpuft_status cpuft_forward_backward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
                                     const int64_t* lengths, int64_t n_sequences, const uint64_t* dropout_keys,
                                     const float* frozen, double* loss_sum, int64_t* n_supervised) {
-    return guarded_pass(engine, [&] {
+    bool added = false;
+    const cpuft_status status = guarded_pass(engine, [&] {
         const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOther);
         require(supervised != nullptr, "supervised must not be null");
         const Loss loss = engine->transformer.forward_backward(
             micro_batch(tokens, supervised, lengths, n_sequences, dropout_keys, frozen), engine->trained_adapter());
+        added = true;
         engine->n_supervised += loss.n_supervised;
         *loss_sum = loss.sum;
         *n_supervised = loss.n_supervised;
     });
+    if (status != CPUFT_STATUS_OK && added) forget_gradient(*engine);  // of weights that were none
+    return status;
 }
 
 cpuft_status cpuft_forward(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,
@@ -368,11 +381,7 @@ cpuft_status cpuft_step(cpuft_engine* engine, int64_t step, float learning_rate,
 }
 
 cpuft_status cpuft_zero_gradients(cpuft_engine* engine) {
-    return guarded(engine, [&] {
-        const Stopwatch::Lap lap(engine->compute.stopwatch, Part::kOptimizer);
-        engine->trained_adapter().zero_gradients(engine->compute);
-        engine->n_supervised = 0;
-    });
+    return guarded(engine, [&] { forget_gradient(*engine); });
 }
 
 cpuft_status cpuft_pass_size(cpuft_engine* engine, const int32_t* tokens, const uint8_t* supervised,

@@ -90,7 +90,9 @@ CPUFT_API const char* cpuft_last_error(void);
  *            with bf16. NULL: int8 where the CPU multiplies bytes fast and the model's linear layers are quantized, else
  *            bf16. Sums, norms, softmax and the optimizer are float32, sums of losses float64.
  * engine:    out; owned by the caller until cpuft_close.
- * The file is mapped. Each pass below refuses one that was cut or written to since; a new file in its place does no harm.
+ * The file is mapped. Each pass below refuses one that was cut or written to since, also where that happens while it runs:
+ * what it was to give then means nothing, and the gradient is forgotten. A new file in its place does no harm. While this
+ * call or a pass runs, SIGBUS has a handler here, which hands on what comes from elsewhere.
  * A forked child may use and close the engine, with the calling thread alone. */
 CPUFT_API cpuft_status cpuft_open(const char* path, int32_t n_threads, const char* isa, const char* precision,
                                   cpuft_engine** engine);

@@ -1,13 +1,5 @@
 #include "gguf_file.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-
 #include "error.h"
 #include "formats.h"
 #include "llama_log.h"
@@ -19,52 +11,7 @@ namespace {
 // The format's specification asks for a multiple of 8; ggml takes any power of two.
 constexpr size_t kLeastAlignment = 8;
 
-int64_t modified(const struct stat& status) {
-#ifdef __APPLE__
-    const struct timespec& time = status.st_mtimespec;
-#else
-    const struct timespec& time = status.st_mtim;
-#endif
-    return static_cast<int64_t>(time.tv_sec) * 1000000000 + time.tv_nsec;
-}
-
 }  // namespace
-
-FileMapping::FileMapping(const std::string& path) : path_(path) {
-    file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file_ < 0) refuse("cannot open the model %s: %s", path.c_str(), std::strerror(errno));
-    struct stat status;
-    if (fstat(file_, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size == 0) {
-        close(file_);
-        refuse("%s is no GGUF file: it is empty or not a regular file", path.c_str());
-    }
-    void* mapping = mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, file_, 0);
-    if (mapping == MAP_FAILED) {
-        const int error = errno;
-        close(file_);
-        refuse("cannot map the model %s into memory: %s", path.c_str(), std::strerror(error));
-    }
-    data_ = static_cast<const char*>(mapping);
-    size_ = status.st_size;
-    modified_ = modified(status);
-}
-
-FileMapping::~FileMapping() {
-    munmap(const_cast<char*>(data_), static_cast<size_t>(size_));
-    close(file_);
-}
-
-void FileMapping::require_unchanged() const {
-    struct stat status;
-    if (fstat(file_, &status) != 0) refuse("cannot ask for the state of %s: %s", path_.c_str(), std::strerror(errno));
-    if (status.st_size != size_) {
-        refuse("%s had %lld bytes when it was opened and has %lld now; start again once nothing writes to it",
-               path_.c_str(), (long long)size_, (long long)status.st_size);
-    }
-    if (modified(status) != modified_) {
-        refuse("%s was written to since it was opened; start again once nothing writes to it", path_.c_str());
-    }
-}
 
 GgufFile::GgufFile(const std::string& path) : path_(path), mapping_(path) {
     read_header();

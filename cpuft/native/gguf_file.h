@@ -7,34 +7,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "file_mapping.h"
 #include "gguf.h"
 #include "matrix.h"
 
 namespace cpuft {
-
-// A file's bytes, mapped read-only for the object's lifetime. Another program that writes to the file changes them; one that
-// puts a new file in its place does not.
-class FileMapping {
-  public:
-    explicit FileMapping(const std::string& path);
-    ~FileMapping();
-    FileMapping(const FileMapping&) = delete;
-    FileMapping& operator=(const FileMapping&) = delete;
-
-    const char* data() const { return data_; }
-    int64_t size() const { return size_; }
-
-    // Throws InputError where the file was cut or written to since it was mapped. What is read then is no longer what was
-    // checked, and a read behind its end would be the end of the process (SIGBUS).
-    void require_unchanged() const;
-
-  private:
-    std::string path_;
-    int file_ = -1;
-    const char* data_ = nullptr;
-    int64_t size_ = 0;
-    int64_t modified_ = 0;  // in nanoseconds
-};
 
 class GgufFile {
   public:

@@ -1,7 +1,7 @@
 """Proves that a conversation comes to the chat template as llama.cpp's own server hands it over.
 
-A grid: each template in a tiny model that the real llama-server runs, times each shape that a conversation has in
-people's files. Where both make a prompt of it, that is one and the same text.
+A grid: each template in a tiny model that the real llama-server runs, all that llama.cpp brings among them, times each
+shape that a conversation has in people's files. Where both make a prompt of it, that is one and the same text.
 """
 
 import datetime
@@ -49,26 +49,35 @@ TEMPLATES: dict[str, str] = {
     "open": OPEN,
     "channels": CHANNELS,
 }
-PUBLISHED = [
-    "Qwen-Qwen2.5-7B-Instruct",
-    "Qwen-Qwen3-0.6B",
-    "Qwen-QwQ-32B",
-    "HuggingFaceTB-SmolLM3-3B",
-    "meta-llama-Llama-3.1-8B-Instruct",
-    "meta-llama-Llama-3.2-3B-Instruct",
-    "google-gemma-2-2b-it",
-    "microsoft-Phi-3.5-mini-instruct",
-    "mistralai-Mistral-Nemo-Instruct-2407",
-    "Mistral-Small-3.2-24B-Instruct-2506",
-    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",  # takes a tool call's arguments as text
-    "llama-cpp-deepseek-r1",  # writes what a filter selects as JSON
-    "meetkai-functionary-medium-v3.1",  # marks texts as safe for HTML
-    "GLM-4.7-Flash",  # asks whether earlier thoughts are to be cleared
-    "StepFun3.5-Flash",  # for which the server trims
-    "openai-gpt-oss-120b",  # has a developer beside its system
-    "google-gemma-4-31B-it",  # writes nothing for null
-]
+# Whether thinking is wanted shows in all of these. The server says so only to those in which its analysis finds
+# thoughts, by a tag behind what was thought or by what a prompt ends with.
+ASKING = "{% if enable_thinking %}Think.{% else %}Do not think.{% endif %}\n"
+THINKING = "{% for m in messages %}[{{ m.role }}] {{ m.reasoning_content }}@{{ m.content }}\n{% endfor %}"
+CALLING = (
+    "{% for m in messages %}{% if m.tool_calls %}<t>{{ m.reasoning_content }}</t>{% endif %}{{ m.content }}{% endfor %}"
+)
+
+
+def prompting(wanted: str, said: str) -> str:
+    """A template whose prompt ends with `said` where thoughts are wanted, or `wanted` is "not" and they are not."""
+    return PROMPTED + f"{{% if add_generation_prompt and {wanted} enable_thinking %}}{said}{{% endif %}}"
+
+
+TEMPLATES |= {
+    "asked without thoughts": ASKING + PROMPTED,
+    "thoughts with a tag": ASKING + THINKING.replace("@", "</think>"),
+    "thoughts in brackets": ASKING + THINKING.replace("@", "\n[/THINK]"),
+    "thoughts without a tag": ASKING + THINKING.replace("@", " - "),
+    "thoughts with calls alone": ASKING + CALLING,
+    "a prompt with a thought": prompting("", "Let me think:"),
+    "a prompt with none": prompting("not", "<think></think>"),
+    "another beginning and a prompt with none": ASKING + prompting("not", "<think>\n\n</think>\n"),
+    "another beginning and a prompt with words": ASKING + prompting("not", "I say:"),
+    "another prompt": PROMPTED + "{{ '<think>' if enable_thinking else '<answer>' }}",
+}
+# Writes, in JSON, the value of a name that nobody gives it, which no Jinja but llama.cpp's does.
+REFUSED = "fireworks-ai-llama-3-firefunction-v2"
+PUBLISHED = sorted(path.stem for path in (MODELS / "templates").glob("*.jinja") if path.stem != REFUSED)
 
 SYSTEM, DEVELOPER = ({"role": role, "content": "Be terse."} for role in ("system", "developer"))
 USER, AGAIN = ({"role": "user", "content": content} for content in ("Hi there", "Again?"))
@@ -173,7 +182,7 @@ def test_prompts_are_the_servers(name: str, tmp_path: Path) -> None:
     source = TEMPLATES.get(name) or (MODELS / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
     n_both, differing = differences(write_tiny_model(tmp_path / "m.gguf", n_layer=1, chat_template=source))
     assert differing == {}
-    assert n_both >= len(SHAPES) // 3  # Gemma's has neither tools nor a system
+    assert n_both >= len(SHAPES) // 3  # Gemma 2's has neither tools nor a system
 
 
 @pytest.mark.parametrize("default", [PROMPTED, NO_SYSTEM, ""])

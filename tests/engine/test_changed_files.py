@@ -41,7 +41,7 @@ def every_pass(engine: Engine) -> list[str]:
 
 
 def test_a_file_that_was_cut(model: Path) -> None:
-    """Reading behind the end of a mapped file is SIGBUS."""
+    """Between two passes; `test_cut_files` cuts one in the middle of a pass."""
     size = model.stat().st_size
     with Engine(model, threads=2) as engine:
         engine.adapter_init(rank=2, alpha=4.0)

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import yaml
 
 from cpuft.toolchain import Toolchain
 from tests.conftest import ROOT, RunCpuft
+from tests.gguf.tiny import write_tiny_model
 from tests.train.runs import SETTINGS, Inputs, metrics
 
 SETTING_OPTIONS = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
@@ -83,6 +86,32 @@ def test_interrupt_is_exit_130_and_says_how_to_go_on(inputs: Inputs, tmp_path: P
     resumed = run_cpuft(*command, "--resume", "--max-steps", str(step + 1), env={"PYTHONHASHSEED": "1"})
     assert resumed.returncode == 2
     assert "training.max_steps was None and is" in resumed.stderr
+
+
+def test_a_model_that_is_cut_in_a_pass_is_exit_2_and_keeps_the_checkpoint(
+    inputs: Inputs, tmp_path: Path, run_cpuft: RunCpuft
+) -> None:
+    whole = write_tiny_model(tmp_path / "whole.gguf", n_layer=4, n_embd=512, n_ff=1408, half=True)
+    model, log = tmp_path / "model.gguf", tmp_path / "log"
+    shutil.copy(whole, model)
+    command = [*arguments(replace(inputs, model=model), tmp_path / "run"), *SETTING_OPTIONS]
+    command += ["--set", "training.logging_steps=1"]
+    with log.open("w") as stream:
+        process = subprocess.Popen([sys.executable, "-m", "cpuft", *command], cwd=ROOT, stdout=stream, stderr=stream)
+    while "Step 4/" not in log.read_text() and process.poll() is None:
+        time.sleep(0.01)
+    os.truncate(model, 4096)
+    assert process.wait(timeout=60) == 2, log.read_text()
+    size = whole.stat().st_size
+    wanted = (
+        f"Error: {model} had {size} bytes when it was opened and has 4096 now; start again once nothing writes to it"
+    )
+    assert log.read_text().splitlines()[-1] == wanted
+    (newest,) = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1:]
+    shutil.copy(whole, model)
+    resumed = run_cpuft(*command, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Resumed after step {newest.name.removeprefix('step-')}" in resumed.stdout
 
 
 MISTAKES: list[tuple[dict[str, Any], list[str], str]] = [
