@@ -2,10 +2,11 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help build demo test lint peers clean ollama-install-candidates
+.PHONY: help build demo real-loop test lint peers clean ollama-install-candidates
 
 PYTHON ?= python3
 ROLE ?= ba
+REAL_MODEL ?= $(HOME)/.cache/cpuft/real-models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
 VENV ?= .venv
 PYTEST_ARGS ?=
 MARKS ?= not slow
@@ -30,6 +31,11 @@ build: $(INSTALLED) ## Install the package and compile llama.cpp and the engine
 
 demo: build ## Train, merge and compare the bundled tiny model
 	$(BIN)/cpuft demo
+
+real-loop: build ## The whole loop on a real model (REAL_MODEL=file): prompt, data, training, comparison; an hour or two
+	$(BIN)/cpuft bootstrap --role ba --base $(REAL_MODEL) --examples 60,60 --test cpuft/demo/test.jsonl \
+		--config configs/real-loop.yaml --num-candidates 5 --num-trials 6 --max-bootstrapped-demos 2 --max-tokens 800 \
+		--parallel 8 --output artifacts/real-loop
 
 ollama-install-candidates: $(INSTALLED) ## Pull the base models for a role (ROLE=ba) into a running Ollama, about 12 GB
 	$(BIN)/cpuft models pull --candidates configs/candidates.yaml --role $(ROLE)

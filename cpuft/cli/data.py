@@ -21,7 +21,7 @@ from cpuft.machine.files import require_place, write_text
 from cpuft.roles import Example, Role
 from cpuft.roles.answer import read_answer
 from cpuft.synth.card import write_card
-from cpuft.synth.concepts import combine, read_concepts, vary
+from cpuft.synth.concepts import combine, domains_of, read_concepts, vary
 from cpuft.synth.duplicates import NEAR, diversity
 from cpuft.synth.filter import Criteria, Filtered, filter_records
 from cpuft.synth.generation import SAMPLING, generate_records
@@ -34,6 +34,7 @@ FILE = click.Path(path_type=Path)
 output_option = click.option("--output", required=True, type=FILE, help="The file to write.")
 input_option = click.option("--input", "source", required=True, type=FILE, help="Examples of the role, JSON lines.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 parallel_option = click.option(
     "--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests in flight."
 )
@@ -61,6 +62,7 @@ def data() -> None:
 @backend_options("A model that varies the role's seeds; without, they are put together from words", required=False)
 @parallel_option
 @seed_option
+@click.option("--dry-run", is_flag=True, help="Say who would write how many, and stop.")
 @output_option
 @json_option
 def concepts(
@@ -75,6 +77,12 @@ def concepts(
     """
     require_place(output, "the concepts")
     names = [name.strip() for name in domains.split(",") if name.strip()]
+    if options["dry_run"]:
+        where, by = domains_of(role, names), None if model is None else model.name
+        plan = {"concepts": num, "domains": where, "model": by}
+        said = f"{num} concepts, written by {by or 'nobody: from words'}, in {', '.join(where)}"
+        click.echo(json.dumps(plan) if as_json else said)
+        return
     if model is None:
         found = combine(role, num, names, seed)
     else:
@@ -144,6 +152,7 @@ def generate(
 )
 @click.option("--min-examples", type=click.IntRange(0), default=0, help="Fail where fewer are left.")
 @click.option("--test-set", "tests", type=FILE, multiple=True, help="Examples that must stay unseen; may be repeated.")
+@dry_run_option
 @output_option
 @json_option
 def filter_(role: Role, source: Path, output: Path, as_json: bool, **options: Any) -> None:
@@ -159,8 +168,9 @@ def filter_(role: Role, source: Path, output: Path, as_json: bool, **options: An
     found = filter_records(read_records(source, role), role, Criteria(options["min_score"], options["near"], held_out))
     facts = {"kept": len(found.kept), "dropped": len(found.dropped), "reasons": dict(found.reasons.most_common())}
     click.echo(json.dumps(facts) if as_json else _filter_table(found))
-    write_records(output, found.kept, role)
-    write_card(output.with_suffix(".md"), role, {"kept": found.kept}, found)
+    if not options["dry_run"]:
+        write_records(output, found.kept, role)
+        write_card(output.with_suffix(".md"), role, {"kept": found.kept}, found)
     if len(found.kept) < options["min_examples"]:
         raise DatasetError(_too_few(found, options["min_examples"]))
 
@@ -174,8 +184,11 @@ def filter_(role: Role, source: Path, output: Path, as_json: bool, **options: An
     "--split", "share", type=click.FloatRange(0.05, 0.99), default=0.8, show_default=True, help="To training."
 )
 @seed_option
+@dry_run_option
 @json_option
-def split(role: Role, source: Path, train: Path, val: Path, share: float, seed: int, as_json: bool) -> None:
+def split(
+    role: Role, source: Path, train: Path, val: Path, share: float, seed: int, dry_run: bool, as_json: bool
+) -> None:
     """Divide examples by domain and seed; variations of one concept stay together.
 
     \b
@@ -185,9 +198,10 @@ def split(role: Role, source: Path, train: Path, val: Path, share: float, seed: 
     for path in (train, val):
         require_place(path, "the examples", [source])
     parts = split_records(read_records(source, role), share, seed)
-    write_records(train, parts.train, role)
-    write_records(val, parts.validation, role)
-    write_card(train.with_suffix(".md"), role, {"train": parts.train, "val": parts.validation})
+    if not dry_run:
+        write_records(train, parts.train, role)
+        write_records(val, parts.validation, role)
+        write_card(train.with_suffix(".md"), role, {"train": parts.train, "val": parts.validation})
     facts = {"train": len(parts.train), "val": len(parts.validation), "groups": parts.n_groups}
     click.echo(json.dumps(facts) if as_json else ", ".join(f"{name}: {count}" for name, count in facts.items()))
 
@@ -195,8 +209,10 @@ def split(role: Role, source: Path, train: Path, val: Path, share: float, seed: 
 @data.command("chat")
 @role_option
 @input_option
+@dry_run_option
 @output_option
-def chat(role: Role, source: Path, output: Path) -> None:
+@json_option
+def chat(role: Role, source: Path, output: Path, dry_run: bool, as_json: bool) -> None:
     """Write examples as conversations to train on, with the role's short prompt.
 
     \b
@@ -204,7 +220,8 @@ def chat(role: Role, source: Path, output: Path) -> None:
       cpuft data chat --role ba --input train.jsonl --output train-chat.jsonl
     """
     require_place(output, "the conversations", [source])
-    click.echo(f"{output}: {write_chat(source, output, role)} conversations")
+    count = len(read_records(source, role)) if dry_run else write_chat(source, output, role)
+    click.echo(json.dumps({"conversations": count}) if as_json else f"{output}: {count} conversations")
 
 
 def _program(role: Role, path: Path | None, tuned: bool) -> Program:

@@ -26,8 +26,8 @@ def write_card(
     _draw_scores(picture, parts)
     lines = [f"# Data set for the role {role.name} ({role.title})", ""]
     lines += [
-        "| set | examples | domains | score, mean (least) | words of an answer, median (most) |",
-        "|---|---|---|---|---|",
+        "| set | examples | domains | score, mean (least) | an answer's words, median (most) | its tokens |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [_row(name, records) for name, records in parts.items()]
     lines += ["", f"![Scores]({picture.name})", "", "## Where it comes from", ""]
@@ -40,12 +40,17 @@ def write_card(
 
 def _row(name: str, records: Sequence[RoleRecord]) -> str:
     scores = [float(record.facts.get("score", 0.0)) for record in records] or [0.0]
-    words = [len(record.answer.split()) for record in records] or [0]
+    words = [len(record.answer.split()) for record in records]
+    tokens = [int(record.facts["tokens"]) for record in records if "tokens" in record.facts]  # as its model counted
     domains = len({record.facts.get("domain", "") for record in records})
     return (
         f"| {name} | {len(records)} | {domains} | {mean(scores):.3f} ({min(scores):.3f}) | "
-        f"{median(words):.0f} ({max(words)}) |"
+        f"{_middle(words)} | {_middle(tokens)} |"
     )
+
+
+def _middle(counts: Sequence[int]) -> str:
+    return f"{median(counts):.0f} ({max(counts)})" if counts else "unknown"
 
 
 def _counted(records: Sequence[RoleRecord], name: str) -> str:

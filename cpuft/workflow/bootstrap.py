@@ -29,7 +29,7 @@ from cpuft.machine.files import atomic_write, file_digest, read_json, write_json
 from cpuft.machine.progress import Progress, silent, titled
 from cpuft.roles import Role
 from cpuft.synth.card import write_card
-from cpuft.synth.concepts import Concept, combine, read_concepts
+from cpuft.synth.concepts import Concept, combine, domains_of, read_concepts
 from cpuft.synth.filter import Criteria, filter_records
 from cpuft.synth.generation import SAMPLING, generate_records
 from cpuft.synth.program import Program, read_program
@@ -124,6 +124,11 @@ def run_bootstrap(role: Role, plan: Plan, say: Say, progress: Progress = silent)
     Raises DatasetError where nothing good is left to learn from, KeyboardInterrupt after Ctrl-C, with all that was done
     in its place.
     """
+    load_config(plan.config)  # mistakes in what is read late are told before hours of work
+    if plan.concepts is not None:
+        _require_concepts(plan.concepts, sum(plan.examples))
+    else:
+        domains_of(role)
     return _Work(role, plan, say, progress).run()
 
 
@@ -271,6 +276,14 @@ class _Work:
     def _server(self, adapter: Path | None) -> LlamaServer:
         plan = self._plan
         return LlamaServer(plan.base, adapter=adapter, n_parallel=plan.n_parallel, n_ctx=plan.context)
+
+
+def _require_concepts(path: Path, wanted: int) -> None:
+    found = len(read_concepts(path))
+    if found < wanted:
+        raise DatasetError(
+            f"{path}: holds {found} concepts, and --examples asks for {wanted}: add some, or ask for less"
+        )
 
 
 def _digest(records: Sequence[RoleRecord]) -> str:

@@ -1,10 +1,11 @@
-"""The whole loop on the bundled model, with small numbers: seeds and concepts of the demo, real servers and trainings."""
+"""The whole loop on the bundled model with small numbers: seeds and concepts of the demo, real servers, trainings."""
 
 import json
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,9 @@ def test_a_killed_run_goes_on(files: Path, tmp_path: Path) -> None:
         tmp_path / "out/v1/run",
     )
     arguments[arguments.index("6,6")] = "6"
-    for reached in (lambda: raw.exists() and raw.stat().st_size, lambda: any(log.glob("checkpoints/step-*"))):
+    asking = partial(_has_bytes, raw)
+    training = partial(_has_checkpoints, log)
+    for reached in (asking, training):
         process = subprocess.Popen([sys.executable, "-m", "cpuft", *arguments], stdout=-3, stderr=-3)
         deadline = time.monotonic() + 240
         while not reached() and process.poll() is None and time.monotonic() < deadline:
@@ -110,6 +113,14 @@ def test_a_killed_run_goes_on(files: Path, tmp_path: Path) -> None:
     assert raw.read_bytes() == lines
     assert "checkpoint of step" in done.stderr or "resum" in done.stderr.lower(), done.stderr
     assert [row["name"] for row in json.loads(done.stdout)["rows"]] == ["base", "v1"]
+
+
+def _has_bytes(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
+
+
+def _has_checkpoints(run: Path) -> bool:
+    return any(run.glob("checkpoints/step-*"))
 
 
 def test_without_gain_the_base_is_kept(files: Path, tmp_path: Path) -> None:
@@ -150,6 +161,7 @@ def test_a_dry_run_says_how_much(files: Path, tmp_path: Path) -> None:
         (("--test", "none.jsonl"), "none.jsonl: no such file"),
         (("--config", "none.yaml"), "none.yaml: no such"),
         (("--concepts", "none.txt"), "none.txt: no such file, expected concepts"),
+        (("--examples", "20,20"), "concepts.txt: holds 20 concepts, and --examples asks for 40"),
         (("--output", str(demo.BASE_MODEL)), "a file, expected a folder"),
         (("--base", "none.gguf"), "none.gguf: no such"),
     ],
