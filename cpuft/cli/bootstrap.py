@@ -142,7 +142,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     facts: dict[str, Any] = {"rounds": list(plan.examples), "seeds": len(plan.seeds), "test": len(plan.test)}
     if plan.search is not None:
         parts = divide(plan.seeds, (), plan.seed)
-        searched = plan.search.requests(len(parts.train), len(parts.validation)) + 2 * len(parts.held_out)
+        searched = plan.search.requests(len(parts.train), len(parts.validation)) + 3 * len(parts.held_out)
         facts["prompt_answers"] = searched
     return {**facts, "answers": sum(plan.examples), "measured_answers": 2 * len(plan.test) * (1 + len(plan.examples))}
 

@@ -70,7 +70,7 @@ def optimize(
 
 def _estimate(parts: Parts, search: Search, as_json: bool) -> str:
     n_train, n_val, n_test = len(parts.train), len(parts.validation), len(parts.held_out)
-    answers = search.requests(n_train, n_val) + 2 * n_test
+    answers = search.requests(n_train, n_val) + 3 * n_test
     if as_json:
         return json.dumps({"train": n_train, "validation": n_val, "held_out": n_test, "answers": answers})
     return f"about {answers} answers: {n_train} examples to show, {n_val} to try prompts on, {n_test} to measure by"
@@ -79,6 +79,7 @@ def _estimate(parts: Parts, search: Search, as_json: bool) -> str:
 def _table(report: PromptReport, output: Path) -> str:
     said = {
         "found": "the new prompt is better",
+        "examples": "the role's own prompt is better with the examples that were found",
         "before": "the prompt that was there before is better",
         "role": "nothing better than the role's own prompt was found, which is kept",
     }

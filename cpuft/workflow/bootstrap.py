@@ -21,7 +21,7 @@ from typing import Any
 
 from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
-from cpuft.config.file import load_config
+from cpuft.config.file import load_config, to_document
 from cpuft.config.keys import TrainJob
 from cpuft.errors import DatasetError
 from cpuft.evaluate.comparison import Difference, Mean, difference, mean_of
@@ -236,7 +236,7 @@ class _Work:
             if run_training(job, say=self._say, progress=self._progress).ended == "interrupted":
                 raise KeyboardInterrupt
 
-        inputs = {"base": self._base, "train": train, "val": val, "config": config}
+        inputs = {"base": self._base, "train": train, "val": val, "config": to_document(config)}
         self._stages.run(f"v{number} trained", inputs, [run, adapter], work)
         # It has learned to write YAML, and a schema would make it write JSON, which it has not.
         return _Model(f"v{number}", Program(self._role.short_prompt), adapter, constrained=False)

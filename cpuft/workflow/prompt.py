@@ -39,7 +39,8 @@ class PromptReport:
     """What a search found. Scores are of the held-out examples.
 
     after: of the program in program.json, which is the role's own prompt where nothing better was found.
-    chosen: "found", "before" (of an earlier search in the same folder) or "role".
+    chosen: "found", "examples" (the role's prompt with the examples that were found), "before" (of an earlier search in
+            the same folder) or "role".
     """
 
     before: Mean
@@ -101,7 +102,7 @@ def optimize_prompt(
 
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    most = search.requests(len(parts.train), len(parts.validation)) + 2 * len(parts.held_out)
+    most = search.requests(len(parts.train), len(parts.validation)) + 3 * len(parts.held_out)
 
     def heard(total: int, remembered: int) -> None:
         progress("requests", min(total, most), most, "request", remembered=str(remembered))
@@ -113,9 +114,12 @@ def optimize_prompt(
         if earlier is not None:
             candidates["before"] = earlier
         found = optimize(role, asked, model, parts.train, parts.validation, search, folder / "dspy.log")
+        if found.program.demos and found.program.prompt != role.prompt:
+            # Often it is the examples that help, and among equals the search takes whatever prompt it tried first.
+            candidates["examples"] = Program(role.prompt, found.program.demos)
         candidates["found"] = found.program
         scores = {name: _scores(role, asked, one, parts.held_out, search) for name, one in candidates.items()}
-    chosen = max(scores, key=lambda name: (sum(scores[name]), name == "role"))
+    chosen = max(scores, key=lambda name: sum(scores[name]))  # the first of equals: the one that is least new
     report = PromptReport(
         before=mean_of(scores["role"]),
         after=mean_of(scores[chosen]),

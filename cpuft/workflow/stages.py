@@ -25,7 +25,7 @@ class Stages:
     def run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], object]) -> bool:
         """Does `work`, unless it was done with the same inputs and left the same outputs; returns whether it did.
 
-        inputs:  what the outputs depend on: values for JSON, and paths, which stand for the content of their files.
+        inputs:  what the outputs depend on: values of JSON, and paths, which stand for the content of their files.
         outputs: files and folders that the work makes. Those of other inputs are removed first; those of the same,
                  which a stopped run left, are the work's to go on with.
         """
@@ -57,7 +57,7 @@ class Stages:
 
 def _digest(inputs: Mapping[str, Any]) -> str:
     values = {name: file_digest(value) if isinstance(value, Path) else value for name, value in inputs.items()}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(path: Path) -> None:

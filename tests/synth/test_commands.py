@@ -141,3 +141,40 @@ def test_mistakes(arguments: tuple[str, ...], sentence: str, folder: Path, tmp_p
     assert done.exit_code == 2
     assert sentence in done.output
     assert done.output.count("\n") == 1
+
+
+def test_a_dry_run_writes_nothing(folder: Path, role: Role, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write_records(source, [record(c.text, domain=c.domain, group=c.group) for c in combine(role, 12, [], 5)], role)
+    common = ("--role", folder, "--dry-run", "--json")
+    facts = json.loads(run("concepts", "--num", 5, "--output", out, *common).stdout)
+    assert facts == {"concepts": 5, "domains": ["fintech", "healthcare"], "model": None}
+    assert json.loads(run("filter", "--input", source, "--output", out, *common).stdout)["kept"] == 12
+    assert (
+        json.loads(run("split", "--input", source, "--train", out, "--val", tmp_path / "v", *common).stdout)["val"] >= 1
+    )
+    assert json.loads(run("chat", "--input", source, "--output", out, *common).stdout) == {"conversations": 12}
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_metric_of_ones_own_decides(
+    folder: Path, role: Role, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_words.py").write_text(
+        "def short(example, prediction, trace=None):\n    return len(example.concept) < 9\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    write_records(tmp_path / "in.jsonl", [record("a shop"), record("a very large shop")], role)
+    options = (
+        "--role",
+        folder,
+        "--metric",
+        "own_words:short",
+        "--input",
+        tmp_path / "in.jsonl",
+        "--output",
+        tmp_path / "o",
+    )
+    done = run("filter", *options, "--json")
+    assert json.loads(done.stdout)["kept"] == 1, done.output
+    assert read_records(tmp_path / "o", role)[0].facts["score"] == 1.0

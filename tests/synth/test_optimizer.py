@@ -177,7 +177,8 @@ def test_a_search_goes_on_where_it_stopped(role: Role, tmp_path: Path) -> None:
 def test_the_better_prompt_is_kept_whenever_it_was_found(role: Role, tmp_path: Path) -> None:
     parts = Parts(RECORDS[:4], RECORDS[4:7], RECORDS[7:])
     first = optimize_prompt(role, weak_without("demos"), "m", parts, SMALL, tmp_path)
-    assert first.chosen == "found"
+    assert first.chosen == "examples"  # no new prompt is needed for it
+    assert read_program(tmp_path / "program.json", role).prompt == role.prompt
     assert first.gain.mean.value > 0.5
     assert first.gain.wins == 3
     kept = read_program(tmp_path / "program.json", role)
@@ -186,6 +187,9 @@ def test_the_better_prompt_is_kept_whenever_it_was_found(role: Role, tmp_path: P
     second = optimize_prompt(role, weak_without("demos"), "m", parts, worse, tmp_path)
     assert second.chosen == "before"
     assert read_program(tmp_path / "program.json", role).digest == kept.digest
+    words = optimize_prompt(role, weak_without("prompt"), "m", parts, worse, tmp_path / "words")
+    assert words.chosen == "found"
+    assert read_program(tmp_path / "words" / "program.json", role).prompt == MAGIC
     nothing = optimize_prompt(role, weak_without("more"), "m", parts, worse, tmp_path / "new")
     assert nothing.chosen == "role"
     assert read_program(tmp_path / "new" / "program.json", role).prompt == role.prompt
@@ -304,5 +308,5 @@ def test_mistakes(more: tuple[str, ...], sentence: str, clerk: Path, examples: P
 
 def test_a_dry_run_says_how_much(clerk: Path, examples: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, command(clerk, examples, tmp_path / "out", "--dry-run", "--json"))
-    assert json.loads(done.stdout) == {"train": 3, "validation": 3, "held_out": 4, "answers": 29}
+    assert json.loads(done.stdout) == {"train": 3, "validation": 3, "held_out": 4, "answers": 33}
     assert not (tmp_path / "out").exists()

@@ -62,3 +62,9 @@ def test_an_output_that_is_gone_or_changed_is_made_again(tmp_path: Path) -> None
 def test_a_damaged_state_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"one": ')
     assert Stages(tmp_path).run("one", {}, [tmp_path / "out"], Work(tmp_path / "out"))
+
+
+def test_the_order_of_a_set_is_no_input(tmp_path: Path) -> None:
+    """It differs from process to process, so that nothing would ever be kept: such values are refused."""
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        Stages(tmp_path).run("one", {"keys": frozenset("abc")}, [], Work(tmp_path / "out"))
