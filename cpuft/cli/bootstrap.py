@@ -87,7 +87,7 @@ def bootstrap(role: Role, output: Path, dry_run: bool, as_json: bool, **options:
 
 def bootstrap_table(result: Bootstrap, n_test: int) -> str:
     """The result for people."""
-    lines = [f"{'':<6}{'asked':>6}{'kept':>6}  {'score':<22}{'held to the schema':<22}against the best before"]
+    lines = [f"{'':<8}{'asked':>6}{'kept':>6}  {'score':<22}{'held to the schema':<22}against the best before"]
     lines += [_line(row) for row in result.rows]
     ended = "; it ended early, because the last round gained nothing" if result.ended_early else ""
     lines += ["", f"Scores of {n_test} examples that nothing else has seen, temperature 0, 95 % intervals."]
@@ -96,7 +96,7 @@ def bootstrap_table(result: Bootstrap, n_test: int) -> str:
 
 def _line(row: Row) -> str:
     gain = "" if row.gain is None else str(row.gain)
-    return f"{row.name:<6}{row.asked or '':>6}{row.kept or '':>6}  {row.free!s:<22}{row.constrained!s:<22}{gain}"
+    return f"{row.name:<8}{row.asked or '':>6}{row.kept or '':>6}  {row.free!s:<22}{row.constrained!s:<22}{gain}"
 
 
 def _plan(role: Role, output: Path, options: dict[str, Any]) -> Plan:
@@ -144,7 +144,12 @@ def _facts(plan: Plan) -> dict[str, Any]:
         parts = divide(plan.seeds, (), plan.seed)
         searched = plan.search.requests(len(parts.train), len(parts.validation)) + 3 * len(parts.held_out)
         facts["prompt_answers"] = searched
-    return {**facts, "answers": sum(plan.examples), "measured_answers": 2 * len(plan.test) * (1 + len(plan.examples))}
+    return {**facts, "answers": sum(plan.examples), "measured_answers": 2 * len(plan.test) * _models(plan)}
+
+
+def _models(plan: Plan) -> int:
+    """How many are measured."""
+    return 1 + (plan.search is not None) + len(plan.examples)
 
 
 def _sentence(plan: Plan) -> str:

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from cpuft.backends.generator import Sampling
@@ -75,7 +76,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """A model in the table: its scores on the test examples, and what each is better than the best before it.
+    """A model in the table: its scores on the test examples, and how much better it is than the best before it.
+
+    name: "base" (asked by the role's own prompt), "prompt" (the base asked by the best that was found), "v1", "v2", ….
 
     free: without a grammar. constrained: held to the role's schema. asked: questions of its round. kept: good examples
     that it has learned, beside the seeds.
@@ -142,9 +145,15 @@ class _Work:
 
     def run(self) -> Bootstrap:
         """Rounds, until one gains nothing."""
-        best, pool, ended_early = _Model("base", self._prompt()), list[RoleRecord](), False
+        best, pool, ended_early = _Model("base", Program(self._role.prompt)), list[RoleRecord](), False
         best_scores, row = self._measure(best)
         rows = [row]
+        if self._plan.search is not None:
+            model = _Model("prompt", self._prompt(self._plan.search))
+            scores, row = self._measure(model)
+            rows.append(replace(row, gain=difference(best_scores, scores)))
+            if mean(scores) > mean(best_scores):
+                best, best_scores = model, scores
         for number, count in enumerate(self._plan.examples, 1):
             pool = self._examples(number, count, best, pool)
             model = self._train(number)
@@ -159,11 +168,9 @@ class _Work:
             best, best_scores = model, scores
         return self._finish(Bootstrap(tuple(rows), best.name, ended_early), best)
 
-    def _prompt(self) -> Program:
-        """How the base is asked: by the best prompt that a search finds, or by the role's own."""
-        plan, folder, search = self._plan, self._folder / "prompt", self._plan.search
-        if search is None:
-            return Program(self._role.prompt)
+    def _prompt(self, search: Search) -> Program:
+        """The best prompt for the base."""
+        plan, folder = self._plan, self._folder / "prompt"
         parts = divide(plan.seeds, (), plan.seed)
 
         def work() -> None:
