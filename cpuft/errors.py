@@ -8,6 +8,7 @@ CpuftError                 exit 1: our own fault
     ├── ConfigError        a configuration file or option
     ├── DatasetError       a JSONL file or one of its examples
     ├── ModelError         a GGUF model
+    │   └── TooLongError   a conversation is longer than its context
     ├── AdapterError       a LoRA adapter
     ├── OllamaError        Ollama is not there, refuses, or renders prompts otherwise
     ├── ResourceError      memory, disk or time that is not there
@@ -68,6 +69,10 @@ class DatasetError(UserError):
 
 class ModelError(UserError):
     """A model file is missing, damaged or of an unknown architecture."""
+
+
+class TooLongError(ModelError):
+    """A conversation is longer than the model's context."""
 
 
 class AdapterError(UserError):

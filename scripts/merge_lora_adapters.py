@@ -13,8 +13,10 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cpuft.cli.main import cli
+from cpuft.cli.main import cli, error_boundary
 from cpuft.cli.options.configuration import FILE
+from cpuft.machine.disk import disk_errors
+from cpuft.machine.files import require_folder
 from cpuft.sources.source import PREPARED, named
 
 TYPES = {"4bit": "q4_k_m", "8bit": "q8_0", "none": "f16"}
@@ -28,7 +30,9 @@ TYPES = {"4bit": "q4_k_m", "8bit": "q8_0", "none": "f16"}
 @click.pass_context
 def main(context: click.Context, base_model: str, lora_adapters: str, output: Path, quantize_output: str) -> None:
     """Merge a LoRA adapter into its base model."""
-    output.mkdir(parents=True, exist_ok=True)
+    with error_boundary(), disk_errors(output):
+        require_folder(output, "the merged model")
+        output.mkdir(parents=True, exist_ok=True)
     files = ["--model", named(base_model), "--adapter", lora_adapters, "--output", str(output / PREPARED)]
     cli(["merge", *files, "--type", TYPES[quantize_output], *context.args], prog_name="cpuft")
 

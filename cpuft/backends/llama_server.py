@@ -25,7 +25,7 @@ from cpuft.adapters.adapter import check_base, read_adapter
 from cpuft.backends.generator import GREEDY, Generator, Sampling
 from cpuft.backends.openai_server import ChatClient, chat_body, read_completion
 from cpuft.chat.message import Completion, Message
-from cpuft.errors import BackendError, ConfigError, CpuftError, ModelError, UserError
+from cpuft.errors import BackendError, ConfigError, CpuftError, ModelError, TooLongError, UserError
 from cpuft.gguf.reader import read_gguf
 from cpuft.machine.child_process import bound
 from cpuft.machine.disk import disk_errors
@@ -104,7 +104,7 @@ class LlamaServer:
     def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
         """One answer.
 
-        Raises ModelError where the conversation is too long or the template refuses it, BackendError where the server
+        Raises TooLongError, ModelError where the template refuses the conversation, BackendError where the server
         fails, be it started again.
         """
         return self._answer(messages, sampling, None)
@@ -150,7 +150,8 @@ class LlamaServer:
                     said = f"its chat template refuses the conversation: {why.partition(' (status')[0]}"
                     raise ModelError(f"{self.model}: {said}") from error
                 if isinstance(error, UserError):
-                    raise ModelError(str(error).replace("the server", "llama-server", 1)) from error
+                    kind = TooLongError if isinstance(error, TooLongError) else ModelError
+                    raise kind(str(error).replace("the server", "llama-server", 1)) from error
                 if self._closed or attempt == RESTARTS or not self._is_dead():
                     raise
                 self._restart(client)

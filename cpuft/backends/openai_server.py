@@ -10,9 +10,10 @@ import httpx
 
 from cpuft.backends.generator import GREEDY, Sampling
 from cpuft.chat.message import Completion, Message
-from cpuft.errors import BackendError, CpuftError, ServerError, UserError
+from cpuft.errors import BackendError, CpuftError, ServerError, TooLongError, UserError
 from cpuft.machine.loopback import is_loopback
 
+TOO_LONG = {"exceed_context_size_error", "context_length_exceeded"}  # llama-server's word, and OpenAI's
 RETRIES = 4  # of a request that may succeed later: the server is busy, restarts, or the network failed
 FIRST_WAIT, MOST_WAIT = 0.5, 30.0  # seconds before a request is made again; the wait doubles each time
 PROBE_SECONDS = 30.0  # that a server may take to say that it is there
@@ -169,8 +170,19 @@ def _refusal(about: str, response: httpx.Response) -> CpuftError:
         wait = response.headers.get("retry-after", "")
         seconds = min(float(wait), MOST_WAIT) if wait.isdecimal() else 0.0
         return BackendError(f"{about}: the server failed: {said}", may_pass=True, wait=seconds)
+    if _kinds(response) & TOO_LONG:
+        return TooLongError(f"{about}: the server refused the request: {said}")
     hint = f": is the key in {KEY_VARIABLES[0]} the right one?" if response.status_code in NO_ENTRY else ""
     return UserError(f"{about}: the server refused the request: {said}{hint}")
+
+
+def _kinds(response: httpx.Response) -> set[str]:
+    """The words by which a server classes an error."""
+    try:
+        error = response.json()["error"]
+        return {str(error.get(name)) for name in ("type", "code")} if isinstance(error, Mapping) else set()
+    except (ValueError, KeyError, TypeError):
+        return set()
 
 
 def _message(response: httpx.Response) -> str:

@@ -12,7 +12,7 @@ from typing import Self
 
 from cpuft.backends.generator import GREEDY, Generator, Sampling
 from cpuft.chat.message import Completion, Message
-from cpuft.errors import ConfigError
+from cpuft.errors import ConfigError, ResourceError, UserError
 from cpuft.machine.disk import disk_errors
 
 _TABLE = "CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, completion TEXT NOT NULL) STRICT"
@@ -33,7 +33,7 @@ class Remembered:
         model: str,
         heard: Callable[[int, int], object] = lambda total, remembered: None,
     ) -> None:
-        self._generator, self._model, self._heard = generator, model, heard
+        self._generator, self._path, self._model, self._heard = generator, path, model, heard
         self._lock, self._asking = threading.Lock(), dict[str, threading.Lock]()
         self._total = self._remembered = 0
         with disk_errors(path):
@@ -44,7 +44,7 @@ class Remembered:
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute(_TABLE)
         except sqlite3.Error as error:
-            raise ConfigError(f"{path}: cannot keep answers in it ({error}), expected a file of cpuft's own") from error
+            raise _refusal(path, error) from error
 
     def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
         """See `Generator`. The same question is asked once, however many threads ask it at a time."""
@@ -56,7 +56,7 @@ class Remembered:
             completion = known or self._generator.generate(messages, sampling)
             with self._lock:
                 if known is None:
-                    self._file.execute("INSERT INTO answers VALUES (?, ?)", (key, json.dumps(asdict(completion))))
+                    self._keep(key, completion)
                 self._total += 1
                 self._remembered += known is not None
                 self._heard(self._total, self._remembered)
@@ -75,10 +75,28 @@ class Remembered:
     ) -> None:
         self.close()
 
+    def _keep(self, key: str, completion: Completion) -> None:
+        try:  # another process may have asked the same meanwhile
+            row = (key, json.dumps(asdict(completion)))
+            self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", row)
+        except sqlite3.Error as error:
+            raise _refusal(self._path, error) from error
+
     def _find(self, key: str) -> Completion | None:
-        with self._lock:
-            row = self._file.execute("SELECT completion FROM answers WHERE request = ?", (key,)).fetchone()
+        try:
+            with self._lock:
+                row = self._file.execute("SELECT completion FROM answers WHERE request = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise _refusal(self._path, error) from error
         return None if row is None else Completion(**json.loads(row[0]))
+
+
+def _refusal(path: Path, error: sqlite3.Error) -> UserError:
+    if isinstance(error, sqlite3.OperationalError):  # a full or read-only disk, a file that another program has locked
+        return ResourceError(
+            f"{path}: answers cannot be kept in it ({error}): make room or give access, and run it again"
+        )
+    return ConfigError(f"{path}: answers cannot be kept in it ({error}), expected a file of cpuft's own")
 
 
 def _key(model: str, messages: Sequence[Message], sampling: Sampling) -> str:

@@ -14,14 +14,14 @@ from cpuft.cli.options.output import json_option
 from cpuft.cli.options.role import role_option
 from cpuft.cli.options.search import search_of, search_options
 from cpuft.cli.progress import Bars
-from cpuft.errors import ConfigError
 from cpuft.machine.files import require_folder
 from cpuft.roles import Role
 from cpuft.synth.filter import Criteria
 from cpuft.synth.generation import SAMPLING
 from cpuft.synth.records import RoleRecord, read_records, seed_records
+from cpuft.synth.split import split_records
 from cpuft.workflow.bootstrap import Bootstrap, Plan, Row, run_bootstrap
-from cpuft.workflow.prompt import divide
+from cpuft.workflow.prompt import HELD_OUT, answers_of, apart, divide
 
 FILE = click.Path(path_type=Path)
 
@@ -90,7 +90,10 @@ def bootstrap_table(result: Bootstrap, n_test: int) -> str:
     lines = [f"{'':<8}{'asked':>6}{'kept':>6}  {'score':<22}{'held to the schema':<22}against the best before"]
     lines += [_line(row) for row in result.rows]
     ended = "; it ended early, because the last round gained nothing" if result.ended_early else ""
-    lines += ["", f"Scores of {n_test} examples that nothing else has seen, temperature 0, 95 % intervals."]
+    lines += [
+        "",
+        f"Scores of {n_test} examples that nobody learned from, temperature 0, 95 % intervals; they chose the best.",
+    ]
     return "\n".join([*lines, f"The best is {result.best}{ended}."])
 
 
@@ -125,25 +128,26 @@ def _test_of(
     role: Role, seeds: Sequence[RoleRecord], test: Path | None, seed: int
 ) -> tuple[Sequence[RoleRecord], Sequence[RoleRecord]]:
     """(seeds, test examples), apart."""
-    if test is not None:
-        return seeds, read_records(test, role)
-    parts = divide(seeds, (), seed)
-    return [*parts.train, *parts.validation], parts.held_out
+    if test is None:
+        parts = split_records(seeds, 1.0 - HELD_OUT, seed)
+        return parts.train, parts.validation
+    tested = read_records(test, role)
+    left = apart(seeds, tested)
+    if len(left) < len(seeds):
+        click.echo(f"Note: {len(seeds) - len(left)} seeds ask what {test} asks: they are not learned", err=True)
+    return left, tested
 
 
 def _rounds(examples: Sequence[int], iterations: int | None) -> tuple[int, ...]:
     wanted = len(examples) if iterations is None else iterations
-    if wanted < len(examples):
-        raise ConfigError(f"--examples has {len(examples)} numbers, expected no more than the {wanted} of --iterations")
-    return (*examples, *[examples[-1]] * (wanted - len(examples)))
+    return (*examples[:wanted], *[examples[-1]] * (wanted - len(examples)))
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
     facts: dict[str, Any] = {"rounds": list(plan.examples), "seeds": len(plan.seeds), "test": len(plan.test)}
     if plan.search is not None:
         parts = divide(plan.seeds, (), plan.seed)
-        searched = plan.search.requests(len(parts.train), len(parts.validation)) + 3 * len(parts.held_out)
-        facts["prompt_answers"] = searched
+        facts["prompt_answers"] = answers_of(parts, plan.search)
     return {**facts, "answers": sum(plan.examples), "measured_answers": 2 * len(plan.test) * _models(plan)}
 
 

@@ -53,7 +53,7 @@ def evaluate(
     if output is not None:
         require_place(output, "the answers", [data, *filter(None, [model.path])])
     cases = read_cases(data, role)[:limit]
-    role = with_metric(role, metric, [RoleRecord(case.inputs, case.reference) for case in cases])
+    role = with_metric(role, metric, [RoleRecord(case.inputs, case.reference) for case in cases], all_known=True)
     sampling = Sampling(max_tokens=max_tokens)
     with model.open(adapter=adapter, threads=threads) as server, Bars() as progress:
         result = run_benchmark(server, cases, role.metric, sampling=sampling, progress=progress)

@@ -17,7 +17,7 @@ from cpuft.machine.files import require_folder
 from cpuft.roles import Role
 from cpuft.synth.records import read_records, seed_records
 from cpuft.synth.search import Search
-from cpuft.workflow.prompt import CONTEXT, Parts, PromptReport, divide, optimize_prompt
+from cpuft.workflow.prompt import CONTEXT, Parts, PromptReport, answers_of, divide, optimize_prompt
 
 FILE = click.Path(path_type=Path)
 
@@ -62,7 +62,7 @@ def optimize(
         click.echo(_estimate(parts, search, as_json))
         return
     require_folder(output, "the program")
-    role = with_metric(role, metric, [*records, *held_out])
+    role = with_metric(role, metric, [*records, *held_out], all_known=True)
     with model.open(search.n_parallel, n_ctx=CONTEXT) as generator, Bars() as progress:
         report = optimize_prompt(role, generator, model.label, parts, search, output, progress=progress)
     click.echo(json.dumps(report.facts()) if as_json else _table(report, output))
@@ -70,7 +70,7 @@ def optimize(
 
 def _estimate(parts: Parts, search: Search, as_json: bool) -> str:
     n_train, n_val, n_test = len(parts.train), len(parts.validation), len(parts.held_out)
-    answers = search.requests(n_train, n_val) + 3 * n_test
+    answers = answers_of(parts, search)
     if as_json:
         return json.dumps({"train": n_train, "validation": n_val, "held_out": n_test, "answers": answers})
     return f"about {answers} answers: {n_train} examples to show, {n_val} to try prompts on, {n_test} to measure by"

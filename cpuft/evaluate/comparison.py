@@ -32,11 +32,6 @@ class Difference:
     ties: int
     losses: int
 
-    @property
-    def is_gain(self) -> bool:
-        """Whether chance alone hardly explains that the second is better."""
-        return self.mean.low > 0.0
-
     def __str__(self) -> str:
         sign = "+" if self.mean.value >= 0 else ""
         counts = f"{self.wins} better, {self.ties} equal, {self.losses} worse"

@@ -1,5 +1,6 @@
 """A metric that someone has already, DSPy's way: a function (example, prediction, trace=None) -> float."""
 
+import functools
 import importlib
 import math
 import sys
@@ -29,6 +30,7 @@ def read_metric(reference: str, role: Role, answers: Mapping[str, str] | None = 
     function = _function(reference)
     example_of = _examples(role, answers or {})
 
+    @functools.wraps(function, updated=())  # so that `Role.digest` finds the program that it is
     def score(answer: str, inputs: Inputs) -> Score:
         try:
             value = float(function(example_of(inputs), _prediction(role, answer)))

@@ -1,9 +1,13 @@
 """The contract of a role: what it is asked, what it must answer, and what an answer is worth."""
 
+import hashlib
+import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cpuft.chat.message import Message
@@ -94,6 +98,24 @@ class Role:
     def fields(self) -> tuple[str, ...]:
         """The names of the answer's fields."""
         return tuple(self.schema["properties"])
+
+    @property
+    def digest(self) -> str:
+        """What tells the role from any other, and from itself before it was edited: its words and its metric's file."""
+        words = (
+            self.prompt,
+            self.short_prompt,
+            self.question,
+            self.sources,
+            self.answer_keys,
+            self.schema,
+            self.lexicon,
+        )
+        metric = inspect.unwrap(self.metric)
+        program = inspect.getsourcefile(metric)
+        code = "" if program is None else Path(program).read_text(encoding="utf-8")
+        said = json.dumps([*words, getattr(metric, "__qualname__", ""), code], sort_keys=True, default=dict)
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def messages(self, inputs: Inputs, *, short: bool = True) -> tuple[Message, ...]:
         """The conversation that asks a model. short: with the prompt of a tuned one."""

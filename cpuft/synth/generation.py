@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cpuft.backends.generator import Generator, Request, Sampling, generate_all
 from cpuft.chat.message import Completion
+from cpuft.errors import ConfigError, CpuftError, TooLongError
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Role
 from cpuft.roles.answer import as_yaml
@@ -19,11 +20,16 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=1024)
 
 @dataclass(frozen=True)
 class Generated:
-    """What a run of generation did. kept: lines that were there before; failed: answers that did not come."""
+    """What a run of generation did.
+
+    kept: lines that were there before; failed: answers that did not come. error: why the model itself failed, if it
+    did; it may answer another time.
+    """
 
     made: int
     kept: int
     failed: tuple[str, ...]
+    error: CpuftError | None = None
 
 
 def generate_records(
@@ -46,6 +52,12 @@ def generate_records(
     program:     how it is asked; None takes the role's prompt for models that have not been tuned.
     constrained: holds the model to the role's schema, where the backend can.
     """
+    if len(role.sources) > 1:
+        raise ConfigError(
+            f"the role {role.name} is asked {' and '.join(role.sources)}, which other roles answer: a list of concepts "
+            "cannot ask it"
+        )
+    error: CpuftError | None = None
     appender, failed = Appender(output, role), list[str]()
     known = {record.asked for record in read_records(output, role)} if output.stat().st_size else set()
     first = next(iter(role.sources))
@@ -63,11 +75,12 @@ def generate_records(
             else:
                 # An empty answer is none: no reader of examples takes one.
                 why = "the answer is empty" if isinstance(answer, Completion) else answer
+                error = answer if isinstance(answer, CpuftError) and not isinstance(answer, TooLongError) else error
                 failed.append(f"{concept.text}: {why}")
             progress("examples", made + len(failed), len(left), "example")
     finally:
         appender.close()
-    return Generated(made, len(concepts) - len(left), tuple(failed))
+    return Generated(made, len(concepts) - len(left), tuple(failed), error)
 
 
 def _request(

@@ -13,7 +13,7 @@ from dspy.lm15 import Request, Response, TextPart, Usage
 
 from cpuft.backends.generator import Generator, Sampling
 from cpuft.chat.message import Message
-from cpuft.errors import BackendError, CpuftError, UserError
+from cpuft.errors import TooLongError
 from cpuft.machine.files import write_text
 from cpuft.roles import Role
 from cpuft.roles.answer import as_yaml
@@ -48,10 +48,14 @@ class LanguageModel(dspy.LM):  # type: ignore[misc] # DSPy has no types
         )
 
     @property
-    def failure(self) -> CpuftError | None:
+    def failure(self) -> Exception | None:
         """Why the generator failed, if it did: DSPy takes any failure for a bad answer and goes on."""
-        failure: CpuftError | None = self.engine.failure
+        failure: Exception | None = self.engine.failure
         return failure
+
+    def stop(self, failure: Exception) -> None:
+        """Asks nothing more, because of something that failed elsewhere."""
+        self.engine.failure = failure
 
     def copy(self, **changes: Any) -> "LanguageModel":
         """See `dspy.LM.copy`. Another rollout has another seed: only DSPy's own cache would tell it apart."""
@@ -70,7 +74,7 @@ class _Engine:
 
     def __init__(self, generator: Generator, name: str, schema: Mapping[str, Any] | None) -> None:
         self._generator, self._name, self._schema = generator, name, schema
-        self.failure: CpuftError | None = None
+        self.failure: Exception | None = None
 
     def complete(self, request: Request) -> Response:
         """One answer. What fails, but for a question that is too long, is kept in `failure`.
@@ -92,14 +96,15 @@ class _Engine:
         for _ in range(SHORTENED if own else 1):
             try:
                 completion = self._generator.generate(messages, sampling)
-            except CpuftError as error:
-                if isinstance(error, BackendError) or not isinstance(error, UserError):
-                    self.failure = error
-                    raise
+            except TooLongError:
                 messages = _shortened(messages)
+            except Exception as error:
+                self.failure = error
+                raise
             else:
                 n_in, n_out = completion.prompt_tokens, completion.tokens
-                return _response(self._name, completion.text, Usage(n_in, n_out, total_tokens=n_in + n_out))
+                text = _as_object(completion.text, sampling.schema) if own and sampling.schema else completion.text
+                return _response(self._name, text, Usage(n_in, n_out, total_tokens=n_in + n_out))
         nothing = json.dumps(dict.fromkeys(sampling.schema["properties"], "")) if own and sampling.schema else ""
         return _response(self._name, nothing, Usage(input_tokens=0, output_tokens=0, total_tokens=0))
 
@@ -111,6 +116,15 @@ def _messages(request: Request) -> list[Message]:
     system = request.system if isinstance(request.system, str) else "".join(part.text for part in request.system or ())
     turns: list[Message] = [{"role": turn.role, "content": turn.text or ""} for turn in request.messages]
     return [{"role": "system", "content": system}, *turns] if system else turns
+
+
+def _as_object(text: str, schema: Mapping[str, Any]) -> str:
+    """An answer to a question of DSPy's own: as it is where it begins as the object that was asked for.
+
+    A server that passes over the schema answers in words; these are then what the one field should hold.
+    """
+    names = list(schema["properties"])
+    return text if text.lstrip().startswith("{") or len(names) != 1 else json.dumps({names[0]: text.strip()})
 
 
 def _shortened(messages: Sequence[Message]) -> list[Message]:
@@ -129,7 +143,10 @@ def _response(name: str, text: str, usage: Usage) -> Response:
 
 
 class _RoleAdapter(dspy.Adapter):  # type: ignore[misc]
-    """Writes a role's question as `Program.messages` does, so that what is optimized is what is asked later."""
+    """Writes a role's question as `Program.messages` does, so that what is optimized is what is asked later.
+
+    as_json: for answers that are held to the role's schema.
+    """
 
     def __init__(self, role: Role, as_json: bool) -> None:
         super().__init__()

@@ -10,17 +10,16 @@ from typing import Any
 import dspy
 
 from cpuft.backends.generator import Generator
-from cpuft.errors import BackendError, CpuftError
+from cpuft.errors import BackendError, CpuftError, ServerError, UserError
 from cpuft.roles import Role, Score
 from cpuft.synth.filter import Criteria
 from cpuft.synth.language_model import ANSWER, LanguageModel, RoleProgram
 from cpuft.synth.program import Program
 from cpuft.synth.records import RoleRecord
-from cpuft.synth.search import Found, Search, Trial
+from cpuft.synth.search import REFLECTED, Found, Search, Trial
 
 EXAMPLES_SHOWN = 2  # of the data to a model that describes them, at a time: whole documents are long
 PROPOSAL_TEMPERATURE = 0.7  # small models write nonsense at DSPy's 1.0
-REFLECTED = 3  # answers that GEPA shows to the model with what is wrong with them
 
 
 def optimize(
@@ -42,7 +41,8 @@ def optimize(
     task = LanguageModel(generator, name, max_tokens=search.max_tokens, schema=schema, **facts)
     proposer = LanguageModel(generator, name, temperature=PROPOSAL_TEMPERATURE, **facts)
     student = RoleProgram(role, Program(role.prompt), as_json=search.constrained)
-    judge = _Judge(role)
+    judge = _Judge(role, (task, proposer))
+    judge.try_once(train[0])
     run = _gepa if search.optimizer == "gepa" else _mipro
     best, trials, ended = student, list[Trial](), None
     with _quiet(log), dspy.context(lm=task, adapter=dspy.JSONAdapter(), disable_history=True):
@@ -50,12 +50,8 @@ def optimize(
             best, trials = run(judge, student, task, proposer, _examples(train), _examples(validation), search)
         except Exception as error:  # DSPy wraps what the model or the metric raised in errors of its own
             ended = error
-    if judge.failure is not None:
-        raise judge.failure
-    for failure in filter(None, (task.failure, proposer.failure)):
-        raise BackendError(f"the search ended early: {failure}; run it again to go on") from failure
-    if ended is not None:
-        raise ended
+    for failure in filter(None, (judge.failure, task.failure, proposer.failure, ended)):
+        raise _told(failure) from failure
     return Found(best.program, tuple(trials))
 
 
@@ -113,7 +109,7 @@ def _gepa(
         warnings.simplefilter("ignore")  # DSPy calls it experimental
         teleprompter = dspy.GEPA(
             metric=judge.feedback,
-            max_metric_calls=search.requests(len(train), len(validation)) + search.trials * 2 * REFLECTED,
+            max_metric_calls=search.requests(len(train), len(validation)),
             reflection_minibatch_size=REFLECTED,
             reflection_lm=proposer,
             num_threads=search.n_parallel,
@@ -125,12 +121,24 @@ def _gepa(
     return best, [Trial(number, round(float(score), 4), number - 1) for number, score in enumerate(scores, 1)]
 
 
-class _Judge:
-    """The role's metric for DSPy, which takes any failure of it for a bad answer: so it is kept here."""
+def _told(failure: Exception) -> Exception:
+    """A failure in the words of who runs the search."""
+    if not isinstance(failure, BackendError):
+        return failure
+    kind = ServerError if isinstance(failure, UserError) else BackendError
+    return kind(f"the search ended early: {failure}; run it again to go on")
 
-    def __init__(self, role: Role) -> None:
-        self._role = role
+
+class _Judge:
+    """The role's metric for DSPy, which takes any failure of it for a bad answer: so it is kept here, and ends all."""
+
+    def __init__(self, role: Role, models: Sequence[LanguageModel]) -> None:
+        self._role, self._models = role, models
         self.failure: CpuftError | None = None
+
+    def try_once(self, record: RoleRecord) -> None:
+        """Raises what the metric raises, before a model is asked."""
+        self._role.metric(record.answer, record.inputs)
 
     def score(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:
         """From 0 to 1."""
@@ -148,6 +156,8 @@ class _Judge:
             return self._role.metric(prediction[ANSWER], inputs)
         except CpuftError as error:
             self.failure = error
+            for model in self._models:
+                model.stop(error)
             raise
 
 

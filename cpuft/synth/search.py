@@ -5,6 +5,7 @@ from typing import Literal
 
 from cpuft.synth.program import Program
 
+REFLECTED = 3  # answers that GEPA shows to the model with what is wrong with them
 Optimizer = Literal["mipro", "gepa"]
 
 
@@ -27,8 +28,10 @@ class Search:
 
     def requests(self, n_train: int, n_val: int) -> int:
         """About how many answers it takes."""
-        trials = (self.trials + 1) * n_val
-        return trials + (self.candidates * (3 + min(self.demos, n_train)) if self.optimizer == "mipro" else self.trials)
+        tried = (self.trials + 1) * n_val
+        if self.optimizer == "gepa":  # before and after each change, on the answers that it was made for
+            return tried + self.trials * 2 * REFLECTED
+        return tried + self.candidates * (3 + min(self.demos, n_train))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ kept, not the last. Everything is in one folder; each step is done once, and one
 """
 
 import hashlib
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,9 +25,11 @@ from cpuft.backends.generator import Sampling
 from cpuft.backends.llama_server import LlamaServer
 from cpuft.config.file import load_config, to_document
 from cpuft.config.keys import TrainJob
-from cpuft.errors import DatasetError
+from cpuft.errors import ConfigError, DatasetError
 from cpuft.evaluate.comparison import Difference, Mean, difference, mean_of
+from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import atomic_write, file_digest, read_json, write_json, write_text
+from cpuft.machine.locks import sole_use
 from cpuft.machine.progress import Progress, silent, titled
 from cpuft.roles import Role
 from cpuft.synth.card import write_card
@@ -124,15 +127,14 @@ class _Model:
 def run_bootstrap(role: Role, plan: Plan, say: Say, progress: Progress = silent) -> Bootstrap:
     """Runs it, or goes on. `say` gets what a user should read.
 
-    Raises DatasetError where nothing good is left to learn from, KeyboardInterrupt after Ctrl-C, with all that was done
-    in its place.
+    Raises UserError for what is wrong with the plan, before any work; DatasetError where nothing good is left to learn
+    from; KeyboardInterrupt after Ctrl-C, with all that was done in its place.
     """
-    load_config(plan.config)  # mistakes in what is read late are told before hours of work
-    if plan.concepts is not None:
-        _require_concepts(plan.concepts, sum(plan.examples))
-    else:
-        domains_of(role)
-    return _Work(role, plan, say, progress).run()
+    _require(role, plan)
+    with disk_errors(plan.output):
+        plan.output.mkdir(parents=True, exist_ok=True)
+    with sole_use(plan.output, "bootstrapping"):
+        return _Work(role, plan, say, progress).run()
 
 
 class _Work:
@@ -141,87 +143,103 @@ class _Work:
     def __init__(self, role: Role, plan: Plan, say: Say, progress: Progress) -> None:
         self._role, self._plan, self._say, self._progress = role, plan, say, progress
         self._folder, self._stages = plan.output, Stages(plan.output)
-        self._base = file_digest(plan.base, progress)
+        # What no step's result outlives a change of.
+        self._all: dict[str, Any] = {"base": file_digest(plan.base, progress), "role": role.digest, "seed": plan.seed}
+        self._all |= {"context": plan.context, "n_parallel": plan.n_parallel, "test": _digest(plan.test)}
 
     def run(self) -> Bootstrap:
         """Rounds, until one gains nothing."""
-        best, pool, ended_early = _Model("base", Program(self._role.prompt)), list[RoleRecord](), False
-        best_scores, row = self._measure(best)
-        rows = [row]
+        best = writer = _Model("base", Program(self._role.prompt))
+        scores, row = self._measure(best)
+        rows, pool, ended_early = [row], list[RoleRecord](), False
         if self._plan.search is not None:
             model = _Model("prompt", self._prompt(self._plan.search))
-            scores, row = self._measure(model)
-            rows.append(replace(row, gain=difference(best_scores, scores)))
-            if mean(scores) > mean(best_scores):
-                best, best_scores = model, scores
+            found, row = self._measure(model)
+            rows.append(replace(row, gain=difference(scores, found)))
+            if row.constrained.value > rows[0].constrained.value:
+                writer = model  # examples are written under the schema
+            if mean(found) > mean(scores):
+                best, scores = model, found
         for number, count in enumerate(self._plan.examples, 1):
-            pool = self._examples(number, count, best, pool)
+            asked = self._ask(number, count, writer)
+            pool = self._choose(number, pool)
             model = self._train(number)
-            scores, row = self._measure(model)
-            gain = difference(best_scores, scores)
-            rows.append(replace(row, gain=gain, asked=count, kept=len(pool)))
-            self._say(f"{model.name}: {rows[-1].free}; against {best.name}: {gain}")
+            found, row = self._measure(model)
+            gain = difference(scores, found)
+            rows.append(replace(row, gain=gain, asked=asked, kept=len(pool)))
+            self._say(f"{model.name}: {row.free}; against {best.name}: {gain}")
             if gain.mean.value <= 0:
                 ended_early = number < len(self._plan.examples)
                 self._say(f"{model.name} gains nothing: {best.name} is kept")
                 break
-            best, best_scores = model, scores
+            best = writer = model
+            scores = found
         return self._finish(Bootstrap(tuple(rows), best.name, ended_early), best)
 
     def _prompt(self, search: Search) -> Program:
         """The best prompt for the base."""
         plan, folder = self._plan, self._folder / "prompt"
-        parts = divide(plan.seeds, (), plan.seed)
+        parts, base = divide(plan.seeds, (), plan.seed), self._all["base"]
 
         def work() -> None:
             with self._server(None) as server:
-                report = optimize_prompt(self._role, server, self._base, parts, search, folder, progress=self._progress)
+                report = optimize_prompt(self._role, server, base, parts, search, folder, progress=self._progress)
             self._say(f"prompt: {report.before} before, {report.after} after; {report.gain}")
 
-        inputs = {"base": self._base, "search": asdict(search), "seeds": _digest(plan.seeds), "role": self._role.prompt}
-        self._stages.run("prompt", inputs, [folder], work)
+        inputs = {**self._all, "search": asdict(search), "seeds": _digest(plan.seeds)}
+        # The model's answers beside them are good for any other search.
+        self._stages.run("prompt", inputs, [folder / PROGRAM, folder / "report.json"], work)
         return read_program(folder / PROGRAM, self._role)
 
-    def _examples(self, number: int, count: int, model: _Model, before: Sequence[RoleRecord]) -> list[RoleRecord]:
-        """All good examples up to this round, the newest by this model; they and the seeds stand in train and val."""
-        plan, role, folder = self._plan, self._role, self._folder / f"v{number}"
-        concepts, raw, good = (folder / f"{name}.jsonl" for name in ("concepts", "raw", "good"))
+    def _ask(self, number: int, count: int, model: _Model) -> int:
+        """A model's answers to new concepts; returns how many were asked."""
+        plan, folder = self._plan, self._folder / f"v{number}"
+        concepts, raw = folder / "concepts.jsonl", folder / "raw.jsonl"
 
-        def ask() -> None:
+        def work() -> None:
             folder.mkdir(exist_ok=True)
             found = self._concepts(number, count)
             write_text(concepts, "".join(one.line() for one in found))
             with self._server(model.adapter) as server:
                 made = generate_records(
-                    role, server, found, raw, model=f"{plan.base.name} {model.name}", program=model.program,
+                    self._role, server, found, raw, model=f"{plan.base.name} {model.name}", program=model.program,
                     constrained=model.constrained, sampling=plan.sampling, seed=plan.seed, n_parallel=plan.n_parallel,
                     progress=titled(self._progress, f"examples of v{number}"),
                 )  # fmt: skip
+            if made.error is not None:
+                raise made.error
             if made.failed:
-                self._say(f"{len(made.failed)} answers failed, such as {made.failed[0]}")
+                self._say(f"{len(made.failed)} questions were not answered, such as {made.failed[0]}")
 
-        def choose() -> None:
-            held_out = tuple(one.asked for one in plan.test)
-            criteria = replace(plan.criteria, held_out=held_out)
-            found = filter_records([*before, *read_records(raw, role)], role, criteria)
-            self._say(f"v{number}: {len(found.kept)} good examples, {_reasons(found.reasons)}")
+        inputs = {**self._all, **_facts(model), "count": count, "concepts": plan.concepts}
+        inputs["sampling"] = asdict(plan.sampling)
+        self._stages.run(f"v{number} asked", inputs, [concepts, raw], work)
+        return len(read_concepts(concepts))
+
+    def _choose(self, number: int, before: Sequence[RoleRecord]) -> list[RoleRecord]:
+        """All good examples up to this round; they and the seeds are divided into train and val."""
+        plan, role, folder = self._plan, self._role, self._folder / f"v{number}"
+        raw, good = folder / "raw.jsonl", folder / "good.jsonl"
+        chats = [folder / f"{name}-chat.jsonl" for name in ("train", "val")]
+
+        def work() -> None:
+            new = read_records(raw, role) if raw.stat().st_size else []
+            criteria = replace(plan.criteria, held_out=tuple(one.asked for one in plan.test))
+            found = filter_records([*before, *new], role, criteria)
+            self._say(f"v{number}: {len(found.kept)} good examples; dropped: {_reasons(found.reasons)}")
             if not [*found.kept, *plan.seeds]:
                 raise DatasetError(f"{raw}: no example is good enough to learn from ({_reasons(found.reasons)})")
-            write_records(good, found.kept, role)
-            write_card(good.with_suffix(".md"), role, {"good": found.kept}, found)
             parts = split_records([*plan.seeds, *found.kept], TRAIN_SHARE, plan.seed)
-            for name, records in (("train", parts.train), ("val", parts.validation)):
-                write_records(folder / f"{name}.jsonl", records, role)
-                write_chat(folder / f"{name}.jsonl", folder / f"{name}-chat.jsonl", role)
+            for chat, records in zip(chats, (parts.train, parts.validation), strict=True):
+                file = chat.with_name(chat.name.replace("-chat", ""))
+                write_records(file, records, role)
+                write_chat(file, chat, role)
+            write_card(good.with_suffix(".md"), role, {"good": found.kept}, found)
+            write_records(good, found.kept, role)
 
-        asked: dict[str, Any] = {"base": self._base, "adapter": model.adapter, "program": model.program.digest}
-        asked |= {"model": model.name, "constrained": model.constrained, "concepts": plan.concepts}
-        asked |= {"count": count, "sampling": asdict(plan.sampling), "seed": plan.seed, "schema": role.schema}
-        self._stages.run(f"v{number} asked", asked, [raw], ask)
-        chosen = {"raw": raw, "before": _digest(before), "seeds": _digest(plan.seeds), "test": _digest(plan.test)}
-        chosen |= {"criteria": asdict(plan.criteria), "seed": plan.seed}
-        outputs = [folder / f"{name}-chat.jsonl" for name in ("train", "val")]
-        self._stages.run(f"v{number} chosen", chosen, [good, *outputs], choose)
+        inputs = {**self._all, "raw": raw, "before": _digest(before), "seeds": _digest(plan.seeds)}
+        inputs["criteria"] = asdict(plan.criteria)
+        self._stages.run(f"v{number} chosen", inputs, [good, *chats], work)
         return read_records(good, role) if good.stat().st_size else []
 
     def _concepts(self, number: int, count: int) -> list[Concept]:
@@ -236,14 +254,17 @@ class _Work:
         plan, folder = self._plan, self._folder / f"v{number}"
         run, adapter = folder / "run", folder / "run" / "adapter.gguf"
         train, val = (folder / f"{name}-chat.jsonl" for name in ("train", "val"))
-        config, _ = load_config(plan.config, {"training.seed": plan.seed})
+        config, _ = load_config(plan.config)
+        if "training.seed" not in config.explicit_keys:
+            config, _ = load_config(plan.config, {"training.seed": plan.seed})
 
         def work() -> None:
-            job = TrainJob(plan.base, train, run, config, val, resume=run.exists())
+            begun = (run / "config.yaml").is_file()
+            job = TrainJob(plan.base, train, run, config, val, resume=begun, overwrite=not begun)
             if run_training(job, say=self._say, progress=self._progress).ended == "interrupted":
                 raise KeyboardInterrupt
 
-        inputs = {"base": self._base, "train": train, "val": val, "config": to_document(config)}
+        inputs = {"base": self._all["base"], "train": train, "val": val, "config": to_document(config)}
         self._stages.run(f"v{number} trained", inputs, [run, adapter], work)
         # It has learned to write YAML, and a schema would make it write JSON, which it has not.
         return _Model(f"v{number}", Program(self._role.short_prompt), adapter, constrained=False)
@@ -264,25 +285,43 @@ class _Work:
                     found[form] = {"scores": answers.scores, **answers.summary(), "answers": answers.details()}
             write_json(file, found)
 
-        inputs: dict[str, Any] = {"base": self._base, "adapter": model.adapter, "program": model.program.digest}
-        inputs |= {"test": _digest(plan.test), "max_tokens": plan.sampling.max_tokens, "n_parallel": plan.n_parallel}
+        inputs = {**self._all, **_facts(model), "max_tokens": plan.sampling.max_tokens}
         self._stages.run(f"{model.name} measured", inputs, [file], work)
         found = read_json(file)
         free, constrained = (found[form]["scores"] for form in ("free", "constrained"))
         return free, Row(model.name, mean_of(free), mean_of(constrained))
 
     def _finish(self, result: Bootstrap, best: _Model) -> Bootstrap:
-        write_json(self._folder / "result.json", result.facts())
         kept = self._folder / "best.gguf"
-        kept.unlink(missing_ok=True)
-        if best.adapter is not None:
+        if best.adapter is None:
+            kept.unlink(missing_ok=True)
+        else:
             with atomic_write(kept) as temporary:
                 shutil.copyfile(best.adapter, temporary)
+        write_json(self._folder / "result.json", result.facts())
         return result
 
     def _server(self, adapter: Path | None) -> LlamaServer:
         plan = self._plan
         return LlamaServer(plan.base, adapter=adapter, n_parallel=plan.n_parallel, n_ctx=plan.context)
+
+
+def _facts(model: _Model) -> dict[str, Any]:
+    """What a model's answers depend on, beside the base."""
+    return {"adapter": model.adapter, "program": model.program.digest, "constrained": model.constrained}
+
+
+def _require(role: Role, plan: Plan) -> None:
+    """Raises UserError for whatever would be noticed late: it is told before hours of work."""
+    load_config(plan.config)
+    if len(role.sources) > 1:
+        raise ConfigError(f"the role {role.name} is asked what other roles answer: concepts alone cannot bootstrap it")
+    if plan.search is not None:
+        divide(plan.seeds, (), plan.seed)
+    if plan.concepts is None:
+        domains_of(role)
+    else:
+        _require_concepts(plan.concepts, sum(plan.examples))
 
 
 def _require_concepts(path: Path, wanted: int) -> None:
@@ -294,7 +333,8 @@ def _require_concepts(path: Path, wanted: int) -> None:
 
 
 def _digest(records: Sequence[RoleRecord]) -> str:
-    return hashlib.sha256("\n".join(f"{one.asked}\n{one.answer}" for one in records).encode()).hexdigest()
+    lines = (json.dumps([one.inputs, one.answer, one.facts], sort_keys=True, default=str) for one in records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _reasons(reasons: Counter[str]) -> str:

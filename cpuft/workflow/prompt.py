@@ -23,6 +23,7 @@ from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import write_json, write_text
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Role
+from cpuft.synth.duplicates import NearTexts
 from cpuft.synth.program import Program, read_program
 from cpuft.synth.records import RoleRecord
 from cpuft.synth.search import Search, Trial
@@ -68,8 +69,16 @@ class Parts:
     held_out: Sequence[RoleRecord]
 
 
+def apart(records: Sequence[RoleRecord], held_out: Sequence[RoleRecord]) -> list[RoleRecord]:
+    """The records that ask nothing which the held-out ones nearly ask, too."""
+    tested = NearTexts(one.asked for one in held_out)
+    return [one for one in records if not tested.has(one.asked)]
+
+
 def divide(records: Sequence[RoleRecord], held_out: Sequence[RoleRecord], seed: int) -> Parts:
-    """Divides examples so that no variation of one stands in two parts. held_out: empty takes some of the records.
+    """Divides examples so that no variation of one stands in two parts.
+
+    held_out: empty takes some of the records; else records that nearly ask what these do are left out.
 
     Raises DatasetError where there are too few.
     """
@@ -77,10 +86,16 @@ def divide(records: Sequence[RoleRecord], held_out: Sequence[RoleRecord], seed: 
         if not held_out:
             first = split_records(records, 1.0 - HELD_OUT, seed)
             records, held_out = first.train, first.validation
+        records = apart(records, held_out)
         second = split_records(records, FOR_DEMOS, seed)
     except DatasetError as error:
         raise DatasetError(f"{len(records)} examples are too few to look for a prompt: {error}") from error
     return Parts(second.train, second.validation, held_out)
+
+
+def answers_of(parts: Parts, search: Search) -> int:
+    """About how many answers it takes: those of the search, and each candidate's on the held-out examples."""
+    return search.requests(len(parts.train), len(parts.validation)) + 3 * len(parts.held_out)
 
 
 def optimize_prompt(
@@ -102,7 +117,7 @@ def optimize_prompt(
 
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    most = search.requests(len(parts.train), len(parts.validation)) + 3 * len(parts.held_out)
+    most = answers_of(parts, search)
 
     def heard(total: int, remembered: int) -> None:
         progress("requests", min(total, most), most, "request", remembered=str(remembered))
@@ -111,14 +126,15 @@ def optimize_prompt(
     with Remembered(generator, folder / "answers.sqlite", model, heard) as asked:
         candidates = {"role": Program(role.prompt)}
         earlier = _earlier(folder / PROGRAM, role)
-        if earlier is not None:
+        # One that is shown what it is measured by, because it comes from another division, would win by that.
+        if earlier is not None and len(apart(earlier.demos, parts.held_out)) == len(earlier.demos):
             candidates["before"] = earlier
         found = optimize(role, asked, model, parts.train, parts.validation, search, folder / "dspy.log")
         if found.program.demos and found.program.prompt != role.prompt:
             # Often it is the examples that help, and among equals the search takes whatever prompt it tried first.
             candidates["examples"] = Program(role.prompt, found.program.demos)
         candidates["found"] = found.program
-        scores = {name: _scores(role, asked, one, parts.held_out, search) for name, one in candidates.items()}
+        scores = {name: _scores(role, asked, one, parts.held_out, search) for name, one in _unlike(candidates).items()}
     chosen = max(scores, key=lambda name: sum(scores[name]))  # the first of equals: the one that is least new
     report = PromptReport(
         before=mean_of(scores["role"]),
@@ -156,6 +172,12 @@ def score(
     ]
     sampling = Sampling(max_tokens=max_tokens, schema=role.schema if constrained else None)
     return run_benchmark(generator, cases, role.metric, sampling=sampling, n_parallel=n_parallel, progress=progress)
+
+
+def _unlike(candidates: dict[str, Program]) -> dict[str, Program]:
+    """The candidates, but of those that are the same by another name the last; the role's own prompt always."""
+    by_digest = {program.digest: name for name, program in [*candidates.items(), ("role", candidates["role"])]}
+    return {name: program for name, program in candidates.items() if by_digest[program.digest] == name}
 
 
 def _scores(

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cpuft.errors import ConfigError
 from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import file_digest, read_json, write_json
 
@@ -21,6 +23,10 @@ class Stages:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._state = read_json(folder / STATE)
+        if not self._state and (folder / STATE).exists():
+            raise ConfigError(
+                f"{folder / STATE}: damaged, so nobody knows what is done: give another folder, or remove it"
+            )
 
     def run(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], work: Callable[[], object]) -> bool:
         """Does `work`, unless it was done with the same inputs and left the same outputs; returns whether it did.
@@ -28,6 +34,7 @@ class Stages:
         inputs:  what the outputs depend on: values of JSON, and paths, which stand for the content of their files.
         outputs: files and folders that the work makes. Those of other inputs are removed first; those of the same,
                  which a stopped run left, are the work's to go on with.
+        Raises ConfigError where outputs are there that no run of this has made.
         """
         digest = _digest(inputs)
         known = self._state.get(name, {})
@@ -35,6 +42,11 @@ class Stages:
             if known.get("outputs") is not None and known["outputs"] == self._contents(outputs):
                 return False
         else:
+            if not known and any(os.path.lexists(path) for path in outputs):
+                there = next(path for path in outputs if os.path.lexists(path))
+                raise ConfigError(
+                    f"{there}: it is there already, and was not made here: move it, or give another folder"
+                )
             with disk_errors(self.folder):
                 for path in outputs:
                     _remove(path)

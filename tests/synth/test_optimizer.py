@@ -18,9 +18,10 @@ from cpuft.backends.generator import Sampling
 from cpuft.backends.remembered import Remembered
 from cpuft.chat.message import Completion, Message
 from cpuft.cli.main import cli
-from cpuft.errors import BackendError, ConfigError, DatasetError, ModelError
+from cpuft.errors import BackendError, ConfigError, DatasetError, OllamaError, ServerError, TooLongError
 from cpuft.roles import Inputs, Role, Score
 from cpuft.roles.folder import read_role
+from cpuft.synth.language_model import write_program
 from cpuft.synth.optimizer import optimize
 from cpuft.synth.program import Program, read_program
 from cpuft.synth.records import read_records, write_records
@@ -125,6 +126,42 @@ def test_a_model_that_is_gone_is_no_bad_score(role: Role, tmp_path: Path) -> Non
     assert len(model.heard) < 12  # and no more was asked
 
 
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(OllamaError("m: not there"), OllamaError), (ServerError("m: gone"), ServerError), (OSError("disk"), OSError)],
+)
+def test_whatever_else_fails_is_no_bad_score_either(
+    error: Exception, raised: type[Exception], role: Role, tmp_path: Path
+) -> None:
+    def answer(_: Sequence[Message], __: Sampling) -> str:
+        raise error
+
+    model = Scripted(answer)
+    with pytest.raises(raised):
+        search(role, model, tmp_path)
+    assert len(model.heard) <= 2
+
+
+def test_a_server_without_schemas_answers_in_words(role: Role, tmp_path: Path) -> None:
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
+        return MAGIC if sampling.schema is not None else weak._answer(messages, sampling)
+
+    weak = weak_without("prompt")
+    program, _ = search(role, Scripted(answer), tmp_path)
+    assert program.prompt == MAGIC
+
+
+def test_what_is_held_out_is_nowhere_else(role: Role, tmp_path: Path) -> None:
+    """Not among the examples of a search, nor in a program that an earlier one left."""
+    tested = [record("An app for bakers!"), RECORDS[2]]
+    parts = divide(RECORDS, tested, 0)
+    assert {one.asked for one in [*parts.train, *parts.validation]} == {one.asked for one in [RECORDS[1], *RECORDS[3:]]}
+    write_program(tmp_path / "program.json", role, Program("Shown what it is asked.", (RECORDS[2], RECORDS[3])))
+    how = Search(candidates=4, trials=2, demos=0, n_parallel=2)
+    report = optimize_prompt(role, weak_without("demos"), "m", parts, how, tmp_path)
+    assert report.chosen == "role"
+
+
 def test_a_metric_that_fails_is_no_bad_score(role: Role, tmp_path: Path) -> None:
     def metric(answer: str, inputs: Inputs) -> Score:
         raise ConfigError(f"own:metric: the metric failed on {inputs['concept']}: {answer[:5]}")
@@ -138,7 +175,7 @@ def test_a_question_that_is_too_long_is_shortened(role: Role, tmp_path: Path) ->
 
     def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         if sum(len(message["content"]) for message in messages) > 4000:
-            raise ModelError("m: the conversation is too long")
+            raise TooLongError("m: the conversation is too long")
         return weak._answer(messages, sampling)
 
     weak = weak_without("prompt")

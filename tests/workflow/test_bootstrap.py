@@ -1,10 +1,12 @@
 """The whole loop on the bundled model with small numbers: seeds and concepts of the demo, real servers, trainings."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cpuft import demo
+from cpuft.backends.generator import Sampling
 from cpuft.cli.main import cli
-from cpuft.roles import find_role
+from cpuft.roles import Score, find_role
 from cpuft.synth.records import read_records, write_records
 from cpuft.workflow.bootstrap import Plan, run_bootstrap
 
@@ -89,6 +92,20 @@ def test_nothing_is_done_twice(finished: tuple[Path, Result], files: Path) -> No
     assert time.monotonic() - began < 60
 
 
+def test_another_metric_is_measured_anew(finished: tuple[Path, Result], files: Path, tmp_path: Path) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(finished[0], output)
+    metric = replace(BA, metric=lambda answer, inputs: Score(0.5))
+    records = {name: read_records(files / f"{name}.jsonl", BA) for name in ("seeds", "test")}
+    plan = Plan(
+        base=demo.BASE_MODEL, output=output, examples=(1,), seeds=records["seeds"][:8], test=records["test"][:2],
+        search=None, concepts=files / "concepts.txt", n_parallel=1, sampling=Sampling(max_tokens=8),
+    )  # fmt: skip
+    (tmp_path / "lora.yaml").write_text(CONFIG)
+    result = run_bootstrap(metric, replace(plan, config=tmp_path / "lora.yaml"), lambda line: None)
+    assert result.rows[0].free.value == 0.5
+
+
 def test_a_killed_run_goes_on(files: Path, tmp_path: Path) -> None:
     """Killed while it asks, and while it trains."""
     arguments, raw, log = (
@@ -158,13 +175,14 @@ def test_a_dry_run_says_how_much(files: Path, tmp_path: Path) -> None:
     [
         (("--examples", "ten"), "expected numbers such as 100,200"),
         (("--examples", "0"), "expected numbers such as 100,200"),
-        (("--iterations", "1"), "--examples has 2 numbers, expected no more than the 1 of --iterations"),
         (("--test", "none.jsonl"), "none.jsonl: no such file"),
         (("--config", "none.yaml"), "none.yaml: no such"),
         (("--concepts", "none.txt"), "none.txt: no such file, expected concepts"),
         (("--examples", "20,20"), "concepts.txt: holds 20 concepts, and --examples asks for 40"),
         (("--output", str(demo.BASE_MODEL)), "a file, expected a folder"),
         (("--base", "none.gguf"), "none.gguf: no such"),
+        (("--role", "po"), "concepts alone cannot bootstrap it"),
+        (("--metric", "no_such_module:f"), "cannot be imported"),
     ],
 )
 def test_mistakes(more: tuple[str, ...], sentence: str, files: Path, tmp_path: Path) -> None:

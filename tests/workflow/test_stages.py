@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cpuft.errors import ConfigError
 from cpuft.workflow.stages import Stages
 
 
@@ -49,19 +50,25 @@ def test_a_stopped_stage_goes_on(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_gone_or_changed_is_made_again(tmp_path: Path) -> None:
-    work, folder = Work(tmp_path / "out"), tmp_path / "folder"
-    folder.mkdir()
-    stages = Stages(tmp_path)
-    stages.run("one", {}, [work.path, folder], work)
+    work, stages = Work(tmp_path / "out"), Stages(tmp_path)
+    stages.run("one", {}, [work.path], work)
     work.path.unlink()
-    assert stages.run("one", {}, [work.path, folder], work)
+    assert stages.run("one", {}, [work.path], work)
     work.path.write_text("someone's own")
-    assert stages.run("one", {}, [work.path, folder], work)
+    assert stages.run("one", {}, [work.path], work)
 
 
-def test_a_damaged_state_is_begun_anew(tmp_path: Path) -> None:
+def test_what_nobody_here_made_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("someone's own")
+    with pytest.raises(ConfigError, match="out: it is there already, and was not made here"):
+        Stages(tmp_path).run("one", {}, [tmp_path / "out"], Work(tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "someone's own"
+
+
+def test_a_damaged_state_is_no_leave_to_remove(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"one": ')
-    assert Stages(tmp_path).run("one", {}, [tmp_path / "out"], Work(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="damaged, so nobody knows what is done"):
+        Stages(tmp_path)
 
 
 def test_the_order_of_a_set_is_no_input(tmp_path: Path) -> None:
