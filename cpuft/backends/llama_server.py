@@ -7,6 +7,7 @@ is asked again, nothing else is lost.
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -28,6 +29,7 @@ from cpuft.chat.message import Completion, Message
 from cpuft.errors import BackendError, ConfigError, CpuftError, ModelError, TooLongError, UserError
 from cpuft.gguf.reader import read_gguf
 from cpuft.machine.child_process import bound
+from cpuft.machine.cpu import available_cpus
 from cpuft.machine.disk import disk_errors
 from cpuft.toolchain.locate import LISTENING
 
@@ -55,7 +57,7 @@ class LlamaServer:
     adapters:   others by name, of which `adapted` chooses one for a request. All of them lie beside one base in memory.
     n_parallel: requests that are answered at the same time; more wait their turn.
     n_ctx:      tokens of context for each of them, no more than the model was trained with.
-    threads:    0 takes llama.cpp's choice.
+    threads:    0 takes llama.cpp's choice, or where a limit leaves fewer CPUs than the machine has, as many.
     log:        where the server's log goes; by default a temporary file that vanishes with the server.
     timeout:    seconds that an answer may take, its time in the queue included.
 
@@ -85,7 +87,10 @@ class LlamaServer:
         self._fixed, self._names = int(adapter is not None), list(adapters or {})
         self._arguments = ["--model", str(model.absolute())]
         self._arguments += ["--parallel", str(n_parallel), "--ctx-size", str(n_ctx * n_parallel)]
-        self._arguments += ["--threads", str(threads)] if threads else []
+        usable = available_cpus()
+        if threads or usable < (os.cpu_count() or 1):
+            # llama.cpp counts the CPUs of the machine, and threads that share one wait for each other at every step.
+            self._arguments += ["--threads", str(threads or usable)]
         self._lock, self._restarts, self._closed = threading.Lock(), 0, False
         self._cleanup = contextlib.ExitStack()
         try:

@@ -1,6 +1,7 @@
 """`cpuft data`: from a role to a training set."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cpuft.cli.options.output import json_option
 from cpuft.cli.options.role import role_option
 from cpuft.cli.progress import Bars
 from cpuft.errors import ConfigError, DatasetError
+from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import require_place, write_text
 from cpuft.roles import Example, Role
 from cpuft.roles.answer import read_answer
@@ -75,7 +77,7 @@ def concepts(
       cpuft data concepts --role ba --num 200 --output concepts.jsonl
       cpuft data concepts --role ba --num 50 --domains fintech,healthcare --model base.gguf --output concepts.jsonl
     """
-    require_place(output, "the concepts")
+    _require_file(output, "the concepts")
     names = [name.strip() for name in domains.split(",") if name.strip()]
     if options["dry_run"]:
         where, by = domains_of(role, names), None if model is None else model.name
@@ -162,7 +164,7 @@ def filter_(role: Role, source: Path, output: Path, as_json: bool, **options: An
     Example:
       cpuft data filter --role ba --input raw.jsonl --min-score 0.7 --output good.jsonl --min-examples 100
     """
-    require_place(output, "the examples", [source])
+    _require_file(output, "the examples", [source])
     role = with_metric(role, options["metric"])
     held_out = tuple(record.asked for path in options["tests"] for record in read_records(path, role))
     found = filter_records(read_records(source, role), role, Criteria(options["min_score"], options["near"], held_out))
@@ -196,7 +198,7 @@ def split(
       cpuft data split --role ba --input good.jsonl --train train.jsonl --val val.jsonl --split 0.8
     """
     for path in (train, val):
-        require_place(path, "the examples", [source])
+        _require_file(path, "the examples", [source])
     parts = split_records(read_records(source, role), share, seed)
     if not dry_run:
         write_records(train, parts.train, role)
@@ -219,9 +221,16 @@ def chat(role: Role, source: Path, output: Path, dry_run: bool, as_json: bool) -
     Example:
       cpuft data chat --role ba --input train.jsonl --output train-chat.jsonl
     """
-    require_place(output, "the conversations", [source])
+    _require_file(output, "the conversations", [source])
     count = len(read_records(source, role)) if dry_run else write_chat(source, output, role)
     click.echo(json.dumps({"conversations": count}) if as_json else f"{output}: {count} conversations")
+
+
+def _require_file(path: Path, what: str, inputs: Sequence[Path] = ()) -> None:
+    """Raises ConfigError unless a file can stand at `path`, whose folder is made."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    require_place(path, what, inputs)
 
 
 def _program(role: Role, path: Path | None, tuned: bool) -> Program:

@@ -1,11 +1,13 @@
 """The whole loop on the bundled model with small numbers: seeds and concepts of the demo, real servers, trainings."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,17 @@ from cpuft.synth.records import read_records, write_records
 from cpuft.workflow.bootstrap import Plan, run_bootstrap
 
 BA = find_role("ba")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_cpu() -> Iterator[None]:
+    """Beside other tests, threads of one server that share CPUs only wait for each other."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
 CONFIG = """
 lora: {target_modules: [v_proj, o_proj, gate_proj, up_proj, down_proj], lora_dropout: 0.0}
 training: {num_epochs: 2, batch_size: 4, gradient_accumulation_steps: 1, learning_rate: 3e-3, adam_beta2: 0.98,
