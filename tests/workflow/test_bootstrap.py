@@ -194,7 +194,6 @@ def test_a_dry_run_says_how_much(files: Path, tmp_path: Path) -> None:
         (("--examples", "20,20"), "concepts.txt: holds 20 concepts, and --examples asks for 40"),
         (("--output", str(demo.BASE_MODEL)), "a file, expected a folder"),
         (("--base", "none.gguf"), "none.gguf: no such"),
-        (("--role", "po"), "concepts alone cannot bootstrap it"),
         (("--metric", "no_such_module:f"), "cannot be imported"),
     ],
 )
@@ -203,3 +202,18 @@ def test_mistakes(more: tuple[str, ...], sentence: str, files: Path, tmp_path: P
     assert done.exit_code == 2, done.output
     assert sentence in done.output
     assert not (tmp_path / "out" / "scores").exists()  # it is told before hours of work
+
+
+def test_a_role_that_is_asked_what_others_answer(files: Path, tmp_path: Path) -> None:
+    where = ("--concepts", str(files / "concepts.txt"), "--examples", "2", "--output", str(tmp_path / "out"))
+    done = run("bootstrap", "--role", "po", "--base", str(demo.BASE_MODEL), "--own-prompt", *where)
+    assert done.exit_code == 2
+    assert "the role po is asked what other roles answer: concepts alone cannot bootstrap it" in done.output
+
+
+def test_seeds_that_the_test_asks_are_not_learned(files: Path, tmp_path: Path) -> None:
+    arguments = command(files, tmp_path / "out", "--dry-run", "--json")
+    arguments[arguments.index("--test") + 1] = str(files / "seeds.jsonl")
+    done = run(*arguments)
+    assert "Note: 240 seeds ask what" in done.stderr
+    assert json.loads(done.stdout)["seeds"] == 0
