@@ -67,7 +67,13 @@ def run(section: str, project: Path) -> str:
     return said
 
 
-def test_from_five_concepts_to_the_folder_that_training_takes(project: Path) -> None:
+def test_from_five_concepts_to_a_file_for_ollama(project: Path) -> None:
+    """2.1 to 2.5, 3.1, 3.2 and 3.4 to 3.6: one test, since each needs what those before it left."""
+    from_concepts_to_the_folder_that_training_takes(project)
+    from_that_folder_to_a_file_for_ollama(project)
+
+
+def from_concepts_to_the_folder_that_training_takes(project: Path) -> None:
     """2.1 to 2.5, and 3.1."""
     run("2.1", project)
     program = project / ARTIFACTS / "dspy" / "local_base_optimized" / "ba"
@@ -126,7 +132,7 @@ def test_from_five_concepts_to_the_folder_that_training_takes(project: Path) -> 
     assert all(read_answer(line["messages"][-1]["content"]) for line in lines)
 
 
-def test_from_that_folder_to_a_file_for_ollama(project: Path) -> None:
+def from_that_folder_to_a_file_for_ollama(project: Path) -> None:
     """3.2 to 3.6, with the specification's own configuration."""
     models = project / ARTIFACTS / "models"
     run("3.2", project)
