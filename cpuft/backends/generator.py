@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from cpuft.chat.message import Completion, Message
 from cpuft.errors import CpuftError
 
+PARALLEL = 4  # requests in flight, where nobody says otherwise
+
 
 @dataclass(frozen=True)
 class Sampling:

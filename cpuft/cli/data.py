@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cpuft.backends.asked import Asked
-from cpuft.backends.generator import Sampling
+from cpuft.backends.generator import PARALLEL, Sampling
 from cpuft.backends.llama_server import CONTEXT as SHORT_CONTEXT
 from cpuft.cli.optimize_prompt import optimize
 from cpuft.cli.options.backend import backend_options
@@ -38,7 +38,7 @@ input_option = click.option("--input", "source", required=True, type=FILE, help=
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 parallel_option = click.option(
-    "--parallel", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests in flight."
+    "--parallel", type=click.IntRange(1, 64), default=PARALLEL, show_default=True, help="Requests in flight."
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpuft.backends.generator import Generator, Request, Sampling, generate_all
+from cpuft.backends.generator import PARALLEL, Generator, Request, Sampling, generate_all
 from cpuft.chat.message import Completion
 from cpuft.errors import ConfigError, CpuftError, DatasetError, list_faults
 from cpuft.machine.progress import Progress, silent
@@ -117,7 +117,7 @@ def vary(
     domains: Sequence[str],
     seed: int,
     *,
-    n_parallel: int = 4,
+    n_parallel: int = PARALLEL,
     progress: Progress = silent,
 ) -> list[Concept]:
     """So many concepts that a model writes: variations of the role's seeds in other domains, sizes and audiences.

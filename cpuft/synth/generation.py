@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cpuft.backends.generator import Generator, Request, Sampling, generate_all
+from cpuft.backends.generator import PARALLEL, Generator, Request, Sampling, generate_all
 from cpuft.chat.message import Completion
 from cpuft.errors import ConfigError, CpuftError, TooLongError
 from cpuft.machine.progress import Progress, silent
@@ -15,7 +15,7 @@ from cpuft.synth.concepts import Concept
 from cpuft.synth.program import Program
 from cpuft.synth.records import Appender, RoleRecord, read_records
 
-SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=1024)
+SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def generate_records(
     constrained: bool = True,
     sampling: Sampling = SAMPLING,
     seed: int = 0,
-    n_parallel: int = 4,
+    n_parallel: int = PARALLEL,
     progress: Progress = silent,
 ) -> Generated:
     """Appends an example for each concept to `output`, and goes on where it stopped before.

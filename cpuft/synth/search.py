@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cpuft.backends.generator import PARALLEL, Sampling
 from cpuft.synth.program import Program
 
 REFLECTED = 3  # answers that GEPA shows to the model with what is wrong with them
@@ -22,9 +23,9 @@ class Search:
     trials: int = 10
     demos: int = 6
     seed: int = 0
-    max_tokens: int = 1024
+    max_tokens: int = Sampling.max_tokens
     constrained: bool = False
-    n_parallel: int = 4
+    n_parallel: int = PARALLEL
 
     def requests(self, n_train: int, n_val: int) -> int:
         """About how many answers it takes."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from cpuft.backends.generator import Sampling
+from cpuft.backends.generator import PARALLEL, Sampling
 from cpuft.backends.llama_server import LlamaServer
 from cpuft.config.file import load_config, to_document
 from cpuft.config.keys import TrainJob
@@ -73,7 +73,7 @@ class Plan:
     criteria: Criteria = field(default_factory=Criteria)
     sampling: Sampling = SAMPLING
     context: int = CONTEXT
-    n_parallel: int = 4
+    n_parallel: int = PARALLEL
     seed: int = 0
 
 
