@@ -250,7 +250,7 @@ def test_remembered_answers_are_of_one_model(tmp_path: Path) -> None:
         with Remembered(model, tmp_path / "answers.sqlite", name) as remembered:
             assert remembered.generate(question).text == "a"
             remembered.generate(question, Sampling(max_tokens=5 if asked == 1 else 6))
-        assert len({repr(one) for one in model.heard}) == (2 if asked == 1 else 3)
+        assert len(model.heard) == (2 if asked == 1 else 4)
 
 
 # Over the real server.
