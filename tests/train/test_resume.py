@@ -17,6 +17,7 @@ import pytest
 
 from cpuft.adapters.adapter import read_adapter
 from cpuft.errors import ConfigError
+from cpuft.gguf.reader import read_gguf
 from cpuft.train import checkpoint
 from cpuft.train.loop import Outcome, run_training
 from cpuft.train.run import RunFolder
@@ -260,7 +261,23 @@ def test_a_run_cannot_be_resumed_as_another(inputs: Inputs, whole_run: tuple[Pat
         run_training(inputs.job(run, resume=True, val=None), say=QUIET)
     with pytest.raises(ConfigError, match="begun with another initial adapter"):
         run_training(inputs.job(run, {"lora.init_adapter": str(run / "adapter.gguf")}, resume=True), say=QUIET)
+    with pytest.raises(ConfigError, match="begun with another model"):
+        run_training(
+            replace(inputs, model=_one_weight_changed(inputs.model, tmp_path)).job(run, resume=True), say=QUIET
+        )
     assert lasting(run) == lasting(whole_run[0])
+
+
+def _one_weight_changed(model: Path, folder: Path) -> Path:
+    """A copy that differs in the sign of a single weight in the middle of the file."""
+    data = bytearray(model.read_bytes())
+    tensors = read_gguf(model).tensors.values()
+    middle = next(tensor for tensor in tensors if tensor.offset <= len(data) // 2 < tensor.offset + tensor.size)
+    assert middle.type.name == "f32"
+    data[middle.offset + 4 * (middle.size // 8) + 3] ^= 0x80
+    changed = folder / model.name
+    changed.write_bytes(data)
+    return changed
 
 
 def test_more_checkpoints_and_other_threads_are_no_other_run(
