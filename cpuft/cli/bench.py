@@ -22,6 +22,7 @@ BENCHMARKS = {
     "precision": "benchmarks.precision",
     "real": "benchmarks.real",
     "demo": "benchmarks.demo",
+    "bootstrap": "benchmarks.bootstrap",
     "synth": "benchmarks.synth_throughput",
 }
 
