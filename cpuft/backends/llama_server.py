@@ -157,9 +157,8 @@ class LlamaServer:
                 if isinstance(error, UserError):
                     kind = TooLongError if isinstance(error, TooLongError) else ModelError
                     raise kind(str(error).replace("the server", "llama-server", 1)) from error
-                if self._closed or attempt == RESTARTS or not self._is_dead():
+                if attempt == RESTARTS or not self._is_renewed(client):
                     raise
-                self._restart(client)
         raise AssertionError
 
     def _is_dead(self) -> bool:
@@ -168,12 +167,16 @@ class LlamaServer:
             self._process.wait(DYING_SECONDS)
         return self._process.poll() is not None
 
-    def _restart(self, client: ChatClient) -> None:
-        """Starts the server again, once for all requests that were in flight."""
+    def _is_renewed(self, client: ChatClient) -> bool:
+        """Whether there is another server than this client's, which is started here where that one is dead.
+
+        One at a time asks: a request that fails while another starts the server must not take it for alive and well.
+        """
         with self._lock:
-            if client is self._client and not self._closed:
+            if client is self._client and not self._closed and self._is_dead():
                 client.close()
                 self._start()
+            return client is not self._client and not self._closed
 
     def _start(self) -> None:
         server = toolchain.locate().tool("llama-server")
