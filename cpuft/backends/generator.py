@@ -15,7 +15,9 @@ PARALLEL = 4  # requests in flight, where nobody says otherwise
 class Sampling:
     """How the next token is chosen. The defaults are greedy: the same model gives the same answer.
 
-    schema: JSON Schema that the answer must satisfy, where the backend can hold a model to one; then it is JSON.
+    schema:  JSON Schema that the answer must satisfy, where the backend can hold a model to one; then it is JSON.
+    grammar: in llama.cpp's form (GBNF), of what the answer may be; in place of a schema, and only for a generator that
+             takes one. `cpuft.roles.yaml_grammar.held_to` chooses between the two.
     """
 
     temperature: float = 0.0
@@ -24,13 +26,17 @@ class Sampling:
     seed: int = 0
     max_tokens: int = 1024
     schema: Mapping[str, Any] | None = None
+    grammar: str | None = None
 
 
 GREEDY = Sampling()
 
 
 class Generator(Protocol):
-    """Answers conversations. Implementations are safe to call from several threads."""
+    """Answers conversations. Implementations are safe to call from several threads.
+
+    One that holds a model to `Sampling.grammar` says so by an attribute of its own: takes_grammar = True.
+    """
 
     def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
         """One answer to the conversation.
@@ -38,6 +44,11 @@ class Generator(Protocol):
         Raises UserError where it cannot be asked so (too long, refused), CpuftError where the backend fails.
         """
         ...
+
+
+def takes_grammar(generator: Generator) -> bool:
+    """Whether it holds a model to `Sampling.grammar`."""
+    return bool(getattr(generator, "takes_grammar", False))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class LlamaServer:
     Start it from a thread that lives as long as the server should: the server ends with that thread.
     """
 
+    takes_grammar = True
+
     def __init__(
         self,
         model: Path,
@@ -137,7 +139,9 @@ class LlamaServer:
 
     def _answer(self, messages: Sequence[Message], sampling: Sampling, chosen: int | None) -> Completion:
         body = {**chat_body(messages, replace(sampling, schema=None)), "top_k": sampling.top_k, "min_p": 0.0}
-        if sampling.schema is not None:
+        if sampling.grammar is not None:
+            body["grammar"] = sampling.grammar
+        elif sampling.schema is not None:
             # As a grammar: with --skip-chat-parsing this release passes over a response_format without a word.
             body["grammar"] = _grammar(json.dumps(sampling.schema))
         if self._names:
@@ -243,6 +247,8 @@ def _grammar(schema: str) -> str:
 
 class _Adapted:
     """A server's answers with one of its adapters."""
+
+    takes_grammar = True
 
     def __init__(self, server: LlamaServer, chosen: int) -> None:
         self._server, self._chosen = server, chosen

@@ -12,6 +12,7 @@ class Scripted:
 
     def __init__(self, answer: Callable[[Sequence[Message], Sampling], str]) -> None:
         self._answer, self._lock = answer, threading.Lock()
+        self.takes_grammar = False
         self.heard: list[tuple[list[Message], Sampling]] = []
 
     def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
