@@ -25,6 +25,7 @@ from cpuft.errors import CpuftError
 from cpuft.gguf.reader import read_gguf
 from cpuft.machine.cpu import cpu_model
 from cpuft.roles import find_role
+from cpuft.roles.yaml_grammar import held_to
 from cpuft.synth.concepts import Concept, combine
 from cpuft.synth.generation import SAMPLING, generate_records
 from cpuft.synth.records import read_records
@@ -153,8 +154,8 @@ def measure(work: Work) -> Measured:
 def _warm(server: LlamaServer, work: Work) -> None:
     """Lets every slot read the system prompt and the schema, as in all but the first moments of a long run."""
     system, user = ROLE.messages({next(iter(ROLE.sources)): "a shop"}, short=False)
-    schema = ROLE.schema if work.constrained else None
-    request = Request([system, user], replace(GREEDY, max_tokens=2, schema=schema))
+    sampling = replace(GREEDY, max_tokens=2)
+    request = Request([system, user], held_to(ROLE.schema, server, sampling) if work.constrained else sampling)
     for _, answer in generate_all(server, [request] * work.in_flight, work.in_flight):
         if not isinstance(answer, Completion):
             raise answer

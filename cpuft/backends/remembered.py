@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cpuft.backends.generator import GREEDY, Generator, Sampling
+from cpuft.backends.generator import GREEDY, Generator, Sampling, takes_grammar
 from cpuft.chat.message import Completion, Message
 from cpuft.errors import ConfigError, ResourceError, UserError
 from cpuft.machine.disk import disk_errors
@@ -45,6 +45,11 @@ class Remembered:
             self._file.execute(_TABLE)
         except sqlite3.Error as error:
             raise _refusal(path, error) from error
+
+    @property
+    def takes_grammar(self) -> bool:
+        """See `Generator`."""
+        return takes_grammar(self._generator)
 
     def generate(self, messages: Sequence[Message], sampling: Sampling = GREEDY) -> Completion:
         """See `Generator`. The same question is asked once, however many threads ask it at a time."""

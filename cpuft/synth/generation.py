@@ -11,6 +11,7 @@ from cpuft.errors import ConfigError, CpuftError, TooLongError
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Role
 from cpuft.roles.answer import as_yaml
+from cpuft.roles.yaml_grammar import held_to
 from cpuft.synth.concepts import Concept
 from cpuft.synth.program import Program
 from cpuft.synth.records import Appender, RoleRecord, read_records
@@ -63,7 +64,8 @@ def generate_records(
     first = next(iter(role.sources))
     left = [concept for concept in concepts if concept.text not in known]
     program = program or Program(role.prompt)
-    requests = [_request(role, {first: c.text}, program, sampling, seed, constrained) for c in left]
+    held = held_to(role.schema, generator, sampling) if constrained else sampling
+    requests = [_request(role, {first: c.text}, program, held, seed) for c in left]
     made = 0
     try:
         for number, answer in generate_all(generator, requests, n_parallel):
@@ -83,13 +85,11 @@ def generate_records(
     return Generated(made, len(concepts) - len(left), tuple(failed), error)
 
 
-def _request(
-    role: Role, inputs: dict[str, str], program: Program, sampling: Sampling, seed: int, constrained: bool
-) -> Request:
+def _request(role: Role, inputs: dict[str, str], program: Program, sampling: Sampling, seed: int) -> Request:
     """A question whose seed depends on the question, so that a run which goes on asks as one that never stopped."""
-    messages = program.messages(role, inputs, as_json=constrained)
+    messages = program.messages(role, inputs, as_json=sampling.schema is not None)
     own = random.Random(f"{seed}\n{messages[-1]['content']}").randrange(2**31)
-    return Request(messages, replace(sampling, seed=own, schema=role.schema if constrained else None))
+    return Request(messages, replace(sampling, seed=own))
 
 
 def _record(

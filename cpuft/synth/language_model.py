@@ -11,7 +11,7 @@ import dspy
 from dspy.lm15 import Message as Turn
 from dspy.lm15 import Request, Response, TextPart, Usage
 
-from cpuft.backends.generator import Generator, Sampling
+from cpuft.backends.generator import GREEDY, Generator, Sampling
 from cpuft.chat.message import Message
 from cpuft.errors import TooLongError
 from cpuft.machine.files import write_text
@@ -29,7 +29,7 @@ PROPOSAL_TOKENS = 512  # that the model may write of a new prompt, or of what it
 class LanguageModel(dspy.LM):  # type: ignore[misc] # DSPy has no types
     """A Generator for DSPy: without DSPy's cache, whose keys know no model's digest, and without its retries.
 
-    schema: JSON Schema that answers are held to which bring none of their own.
+    held: what answers are held to that bring no JSON Schema of their own: its schema or grammar.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class LanguageModel(dspy.LM):  # type: ignore[misc] # DSPy has no types
         seed: int,
         temperature: float = 0.0,
         max_tokens: int = PROPOSAL_TOKENS,
-        schema: Mapping[str, Any] | None = None,
+        held: Sampling = GREEDY,
     ) -> None:
-        engine = _Engine(generator, name, schema)
+        engine = _Engine(generator, name, held)
         super().__init__(
             name, engine=engine, cache=False, num_retries=0, temperature=temperature, max_tokens=max_tokens, seed=seed
         )
@@ -72,8 +72,8 @@ class _Engine:
     supports_response_schema = True
     supported_params = frozenset({"response_format", "temperature", "top_p", "max_tokens", "seed"})
 
-    def __init__(self, generator: Generator, name: str, schema: Mapping[str, Any] | None) -> None:
-        self._generator, self._name, self._schema = generator, name, schema
+    def __init__(self, generator: Generator, name: str, held: Sampling) -> None:
+        self._generator, self._name, self._held = generator, name, held
         self.failure: Exception | None = None
 
     def complete(self, request: Request) -> Response:
@@ -85,14 +85,15 @@ class _Engine:
         if self.failure is not None:
             raise self.failure
         config = request.config
+        messages, own = _messages(request), config.response_format is not None
         sampling = Sampling(
             temperature=config.temperature or 0.0,
             top_p=1.0 if config.top_p is None else config.top_p,
             seed=config.seed or 0,
             max_tokens=config.max_tokens or PROPOSAL_TOKENS,
-            schema=(config.response_format or {}).get("schema", self._schema),
+            schema=config.response_format.get("schema") if own else self._held.schema,
+            grammar=None if own else self._held.grammar,
         )
-        messages, own = _messages(request), config.response_format is not None
         for _ in range(SHORTENED if own else 1):
             try:
                 completion = self._generator.generate(messages, sampling)
@@ -145,7 +146,7 @@ def _response(name: str, text: str, usage: Usage) -> Response:
 class _RoleAdapter(dspy.Adapter):  # type: ignore[misc]
     """Writes a role's question as `Program.messages` does, so that what is optimized is what is asked later.
 
-    as_json: for answers that are held to the role's schema.
+    as_json: for answers that are held to JSON.
     """
 
     def __init__(self, role: Role, as_json: bool) -> None:

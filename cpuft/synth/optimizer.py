@@ -9,9 +9,10 @@ from typing import Any
 
 import dspy
 
-from cpuft.backends.generator import Generator
+from cpuft.backends.generator import GREEDY, Generator
 from cpuft.errors import BackendError, CpuftError, ServerError, UserError
 from cpuft.roles import Role, Score
+from cpuft.roles.yaml_grammar import held_to
 from cpuft.synth.filter import Criteria
 from cpuft.synth.language_model import ANSWER, LanguageModel, RoleProgram
 from cpuft.synth.program import Program
@@ -37,10 +38,10 @@ def optimize(
     Raises BackendError where the model can no longer be asked.
     """
     facts: dict[str, Any] = {"seed": search.seed}
-    schema = role.schema if search.constrained else None
-    task = LanguageModel(generator, name, max_tokens=search.max_tokens, schema=schema, **facts)
+    held = held_to(role.schema, generator) if search.constrained else GREEDY
+    task = LanguageModel(generator, name, max_tokens=search.max_tokens, held=held, **facts)
     proposer = LanguageModel(generator, name, temperature=PROPOSAL_TEMPERATURE, **facts)
-    student = RoleProgram(role, Program(role.prompt), as_json=search.constrained)
+    student = RoleProgram(role, Program(role.prompt), as_json=held.schema is not None)
     judge = _Judge(role, (task, proposer))
     judge.try_once(train[0])
     run = _gepa if search.optimizer == "gepa" else _mipro

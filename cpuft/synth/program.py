@@ -27,7 +27,7 @@ class Program:
     def messages(self, role: Role, inputs: Inputs, *, as_json: bool = False) -> list[Message]:
         """The conversation that asks a model.
 
-        as_json: for a model that is held to the role's schema: it is shown answers in the form that it must give.
+        as_json: for a model that is held to JSON: it is shown answers in the form that it must give.
         """
         turns: list[Message] = [{"role": "system", "content": self.prompt}]
         for demo in self.demos:

@@ -116,12 +116,11 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class _Model:
-    """What answers, and how it is asked. constrained: held to the role's schema while it writes examples."""
+    """What answers, and how it is asked."""
 
     name: str
     program: Program
     adapter: Path | None = None
-    constrained: bool = True
 
 
 def run_bootstrap(role: Role, plan: Plan, say: Say, progress: Progress = silent) -> Bootstrap:
@@ -203,7 +202,7 @@ class _Work:
             with self._server(model.adapter) as server:
                 made = generate_records(
                     self._role, server, found, raw, model=f"{plan.base.name} {model.name}", program=model.program,
-                    constrained=model.constrained, sampling=plan.sampling, seed=plan.seed, n_parallel=plan.n_parallel,
+                    sampling=plan.sampling, seed=plan.seed, n_parallel=plan.n_parallel,
                     progress=titled(self._progress, f"examples of v{number}"),
                 )  # fmt: skip
             if made.error is not None:
@@ -266,8 +265,7 @@ class _Work:
 
         inputs = {"base": self._all["base"], "train": train, "val": val, "config": to_document(config)}
         self._stages.run(f"v{number} trained", inputs, [run, adapter], work)
-        # It has learned to write YAML, and a schema would make it write JSON, which it has not.
-        return _Model(f"v{number}", Program(self._role.short_prompt), adapter, constrained=False)
+        return _Model(f"v{number}", Program(self._role.short_prompt), adapter)
 
     def _measure(self, model: _Model) -> tuple[list[float], Row]:
         """The scores of a model on the test examples, without a grammar, and its row."""
@@ -308,7 +306,7 @@ class _Work:
 
 def _facts(model: _Model) -> dict[str, Any]:
     """What a model's answers depend on, beside the base."""
-    return {"adapter": model.adapter, "program": model.program.digest, "constrained": model.constrained}
+    return {"adapter": model.adapter, "program": model.program.digest}
 
 
 def _require(role: Role, plan: Plan) -> None:

@@ -23,6 +23,7 @@ from cpuft.machine.disk import disk_errors
 from cpuft.machine.files import write_json, write_text
 from cpuft.machine.progress import Progress, silent
 from cpuft.roles import Role
+from cpuft.roles.yaml_grammar import held_to
 from cpuft.synth.duplicates import NearTexts
 from cpuft.synth.program import Program, read_program
 from cpuft.synth.records import RoleRecord
@@ -167,10 +168,13 @@ def score(
 
     constrained: whether it is held to the role's schema.
     """
+    sampling = Sampling(max_tokens=max_tokens)
+    if constrained:
+        sampling = held_to(role.schema, generator, sampling)
+    as_json = sampling.schema is not None
     cases = [
-        Case(one.inputs, tuple(program.messages(role, one.inputs, as_json=constrained)), one.answer) for one in records
+        Case(one.inputs, tuple(program.messages(role, one.inputs, as_json=as_json)), one.answer) for one in records
     ]
-    sampling = Sampling(max_tokens=max_tokens, schema=role.schema if constrained else None)
     return run_benchmark(generator, cases, role.metric, sampling=sampling, n_parallel=n_parallel, progress=progress)
 
 

@@ -6,11 +6,18 @@ from pathlib import Path
 import dspy
 import pytest
 
+from cpuft.backends.remembered import Remembered
 from cpuft.errors import ConfigError
 from cpuft.roles import Role
 from cpuft.roles.answer import read_answer
+from cpuft.roles.yaml_grammar import yaml_grammar
+from cpuft.synth.concepts import Concept
+from cpuft.synth.generation import generate_records
 from cpuft.synth.language_model import RoleProgram, write_program
 from cpuft.synth.program import Program, read_program
+from cpuft.synth.records import read_records
+from cpuft.workflow.prompt import score
+from tests.synth.answering import Scripted
 from tests.synth.conftest import document, record
 
 PROGRAM = Program("You are one.", (record("an app for bakers"), record("an app for bees")))
@@ -25,6 +32,26 @@ def test_demos_stand_before_the_question(role: Role) -> None:
     assert read_answer(turns[2]["content"]) == document("an app for bakers")
     shown = PROGRAM.messages(role, {"concept": "a thing"}, as_json=True)
     assert json.loads(shown[2]["content"]) == document("an app for bakers")
+
+
+@pytest.mark.parametrize("grammar", [True, False])
+def test_who_is_held_to_json_is_shown_json(role: Role, tmp_path: Path, grammar: bool) -> None:
+    """A generator that takes a grammar is held to YAML, and shown it, through what remembers its answers, too."""
+    model = Scripted(lambda messages, _: messages[2]["content"])
+    model.takes_grammar = grammar
+    with Remembered(model, tmp_path / "answers.sqlite", "m") as asked:
+        found = score(role, asked, PROGRAM, [record("a thing")], constrained=True, max_tokens=9, n_parallel=1)
+        generate_records(
+            role, asked, [Concept("a shop", "shops", "g")], tmp_path / "r.jsonl", model="m", program=PROGRAM
+        )
+    assert found.average_score == role.metric(PROGRAM.demos[0].answer, {"concept": "a thing"}).total
+    assert len(model.heard) == 2
+    for messages, sampling in model.heard:
+        assert (sampling.grammar, sampling.schema) == (
+            (yaml_grammar(role.schema), None) if grammar else (None, role.schema)
+        )
+        assert messages[2]["content"].startswith("{") != grammar
+    assert read_records(tmp_path / "r.jsonl", role)[0].answer == PROGRAM.demos[0].answer
 
 
 def test_a_digest_tells_programs_apart() -> None:
