@@ -31,6 +31,7 @@ from cpuft.gguf.reader import read_gguf
 from cpuft.machine.child_process import bound
 from cpuft.machine.cpu import available_cpus
 from cpuft.machine.disk import disk_errors
+from cpuft.machine.memory import peak_rss_mb_of
 from cpuft.toolchain.locate import LISTENING
 
 ERROR_LINE = re.compile(r"^\S* ?E (.*)$", re.MULTILINE)  # "0.00.031.150 E srv  load_model: failed to load model"
@@ -123,6 +124,11 @@ class LlamaServer:
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """What another of the server's endpoints answers, such as /apply-template. Raises as `ChatClient.post` does."""
         return self._client.post(path, body)
+
+    @property
+    def peak_rss_mb(self) -> float | None:
+        """The most memory that the server has held so far, in MB, weights included; None where that is not known."""
+        return peak_rss_mb_of(self._process.pid)
 
     def close(self) -> None:
         """Ends the server and waits until it is gone. May be called twice."""

@@ -44,6 +44,8 @@ class OllamaBackend:
             seconds=(answer.eval_duration or 0) / 1e9,
             prompt_tokens=answer.prompt_eval_count or 0,
             finished=answer.done_reason == "stop",
+            prompt_seconds=None if answer.prompt_eval_duration is None else answer.prompt_eval_duration / 1e9,
+            prompt_read=answer.prompt_eval_count,
         )
 
     def __enter__(self) -> Self:

@@ -158,6 +158,8 @@ def read_completion(answer: Any, seconds: float, about: str) -> Completion:
             seconds=timings["predicted_ms"] / 1e3 if "predicted_ms" in timings else seconds,
             prompt_tokens=int(usage.get("prompt_tokens", 0)),
             finished=choice.get("finish_reason") == "stop",
+            prompt_seconds=timings["prompt_ms"] / 1e3 if "prompt_ms" in timings else None,
+            prompt_read=int(timings["prompt_n"]) if "prompt_n" in timings else None,
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BackendError(f"{about}: the answer is no chat completion (it lacks {error})") from error

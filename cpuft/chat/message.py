@@ -21,6 +21,10 @@ class Completion:
     seconds: float  # spent on generating them, without reading the prompt
     prompt_tokens: int
     finished: bool  # the model ended its answer itself, before max_tokens
+    # Until the first token could be chosen, which is what reading the prompt took; None where the server does not tell.
+    prompt_seconds: float | None = None
+    # Tokens of the prompt that were read in this time, without those that the server still knew from an earlier one.
+    prompt_read: int | None = None
 
     @property
     def tokens_per_second(self) -> float:

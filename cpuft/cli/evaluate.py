@@ -1,71 +1,53 @@
-"""`cpuft eval`: a model's average score on a test set."""
+"""`cpuft eval`: a table of commands that are imported when they are used."""
 
-import json
-from pathlib import Path
+import importlib
 
 import click
 
-from cpuft.backends.asked import Asked
-from cpuft.backends.generator import Sampling
-from cpuft.cli.options.adapter import adapter_option
-from cpuft.cli.options.backend import backend_options
-from cpuft.cli.options.metric import metric_option, with_metric
-from cpuft.cli.options.role import role_option
-from cpuft.cli.progress import Bars
-from cpuft.evaluate.benchmark import Benchmark, read_cases, run_benchmark
-from cpuft.machine.files import require_place, write_text
-from cpuft.roles import Role
-from cpuft.synth.records import RoleRecord
+# Name of the command -> (where it is, what the help page says of it), in the order of that page.
+COMMANDS = {
+    "run": ("run:run", "Let a model answer a test set, and score the answers."),
+    "models": ("models:models", "Measure several models side by side: quality, speed and memory."),
+    "compare": (
+        "compare:compare_models",
+        "Say how much better a tuned model is than its base, and how sure that is.",
+    ),
+    "original": ("original:original", "Say what a model is worth on examples that no model wrote."),
+    "stress": ("stress:stress", "Ask what is hard to answer well, and say which expectations were not met."),
+    "forgetting": ("forgetting:forgetting", "Say what a tuned model lost beside what it was tuned for."),
+    "samples": ("samples:samples", "Write two models' answers side by side into a page for reviewers."),
+    "gate": ("gate:gate", "Decide whether a tuned model is good enough, from the results of the others."),
+}
 
-FILE = click.Path(path_type=Path)
+
+class Evaluations(click.Group):
+    """A group that imports a command only when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"cpuft.cli.evaluation.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table's own words."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, says) for name, (_, says) in COMMANDS.items()])
 
 
-@click.command("eval")
-@backend_options("The model")
-@adapter_option("A LoRA adapter to apply on top of it", required=False)
-@role_option
-@metric_option
-@click.option("--data", required=True, type=FILE, help="Test set: conversations as JSON lines.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many examples.")
-@click.option("--max-tokens", type=click.IntRange(1), default=Sampling.max_tokens, show_default=True)
-@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: llama.cpp's choice.")
-@click.option("--output", type=FILE, help="Write the averages and every answer to this file, as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the averages as JSON.")
-def evaluate(
-    model: Asked,
-    adapter: Path | None,
-    role: Role,
-    metric: str | None,
-    data: Path,
-    limit: int | None,
-    max_tokens: int,
-    threads: int,
-    output: Path | None,
-    as_json: bool,
-) -> None:
-    """Let a model answer a test set at temperature 0, without a grammar, and score the answers.
+@click.group("eval", cls=Evaluations)
+def evaluate() -> None:
+    """Say what models are worth: on held-out examples, with intervals, with what went wrong.
 
     \b
     Examples:
-      cpuft eval --model tuned.gguf --data test.jsonl --output result.json
-      cpuft eval --backend ollama --model qwen25-ba-finetuned:v1 --data test.jsonl
+      cpuft eval run --model tuned.gguf --data test.jsonl
+      cpuft eval compare --base base.gguf --adapter RUN/adapter.gguf --data test.jsonl --output result.json
     """
-    if output is not None:
-        require_place(output, "the answers", [data, *filter(None, [model.path])])
-    cases = read_cases(data, role)[:limit]
-    role = with_metric(role, metric, [RoleRecord(case.inputs, case.reference) for case in cases], all_known=True)
-    sampling = Sampling(max_tokens=max_tokens)
-    with model.open(adapter=adapter, threads=threads) as server, Bars() as progress:
-        result = run_benchmark(server, cases, role.metric, sampling=sampling, progress=progress)
-    facts = {"model": str(model.path or model.label), **result.summary()}
-    click.echo(json.dumps(facts) if as_json else _table(result))
-    if output is not None:
-        report = {**facts, "answers": result.details()}
-        write_text(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-
-
-def _table(result: Benchmark) -> str:
-    facts = result.summary()
-    parts = {f"  {name}": value for name, value in facts.pop("parts").items()}
-    rows = {"n_examples": facts.pop("n_examples"), "avg_score": facts.pop("avg_score"), **parts, **facts}
-    return "\n".join(f"{name:<16} {value}" for name, value in rows.items())

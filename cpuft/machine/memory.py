@@ -41,13 +41,22 @@ def peak_rss_mb() -> float:
 
     Linux tells it since the program was started; getrusage would begin with what the parent process held.
     """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
+    if (peak := peak_rss_mb_of("self")) is not None:
+        return peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # macOS counts bytes, Linux KiB
+
+
+def peak_rss_mb_of(pid: int | str) -> float | None:
+    """The most memory that a process has held since it was started, in MB; None where the system does not tell.
+
+    Pages of a file that it has mapped and read, such as a model's weights, count.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
 
 
 def _system() -> int:

@@ -61,7 +61,7 @@ def test_generate_and_eval(folder: Path) -> None:
     asked = ("--prompt", "hi", "--temperature", "0", "--max-tokens", "16", "--threads", "1")
     answers = [result.stdout for result in both(folder, "generate", *asked)]
     assert answers[0] == answers[1] != run("generate", "--model", folder / "base.gguf", *asked).stdout
-    results = both(folder, "eval", "--data", folder / "val.jsonl", "--limit", "1", "--max-tokens", "4", "--json")
+    results = both(folder, "eval", "run", "--data", folder / "val.jsonl", "--limit", "1", "--max-tokens", "4", "--json")
     assert [result.exit_code for result in results] == [0, 0]
 
 

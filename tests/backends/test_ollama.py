@@ -32,6 +32,8 @@ def test_an_answer_and_what_it_took(ollama_server: OllamaServer, imported: str) 
         assert (answer.tokens, answer.finished) == (16, False)
         assert answer.text
         assert answer.tokens_per_second > 0
+        assert (answer.prompt_seconds or 0) > 0
+        assert answer.prompt_read == answer.prompt_tokens
         assert backend.generate(QUESTION, Sampling(max_tokens=16)).text == answer.text
 
 

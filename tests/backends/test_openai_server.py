@@ -55,13 +55,16 @@ def test_llama_server_through_its_openai_face(tmp_path: Path) -> None:
         with OpenAIServer(f"{own.url}/v1", "any", api_key="wrong") as server, pytest.raises(UserError, match="API Key"):
             server.generate(QUESTION)
     assert (answer.text, answer.tokens, answer.finished) == (direct.text, 12, False)
+    assert direct.prompt_read == direct.prompt_tokens > (answer.prompt_read or 0), "the second time it knows the prompt"
+    assert (direct.prompt_seconds or 0) > 0
 
 
 def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_server, "FIRST_WAIT", 0.001)
     busy = (429, {"error": {"message": "slow down"}})
     with serving(busy, (503, "starting"), (200, ANSWER)) as (url, asked), OpenAIServer(url, "m", api_key="k") as server:
-        assert server.generate(QUESTION).text == "yes"
+        answer = server.generate(QUESTION)
+    assert (answer.text, answer.prompt_seconds, answer.prompt_read) == ("yes", None, None), "it does not tell"
     assert [headers["Authorization"] for headers in asked] == ["Bearer k"] * 3
 
 

@@ -82,7 +82,7 @@ def test_eval_command_with_a_random_model(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "tiny.gguf", n_ctx=1024)
     report = tmp_path / "report.json"
     arguments = ["--model", model, "--data", demo.TEST, "--limit", 2, "--max-tokens", 40, "--threads", 1, "--json"]
-    result = CliRunner().invoke(cli, ["eval", *map(str, arguments), "--output", str(report)])
+    result = CliRunner().invoke(cli, ["eval", "run", *map(str, arguments), "--output", str(report)])
     assert result.exit_code == 0, result.output
     printed = json.loads(result.output)
     assert (printed["n_examples"], printed["avg_score"], printed["unfinished"]) == (2, 0.0, 2)
@@ -96,7 +96,7 @@ def test_eval_finds_that_it_cannot_write_before_it_asks(tmp_path: Path) -> None:
     data = tmp_path / "test.jsonl"
     data.write_bytes(demo.TEST.read_bytes())
     for output, sentence in ((tmp_path / "none" / "r.json", "none: no such folder"), (data, "is also an input")):
-        command = ["eval", "--model", model, "--data", data, "--output", output]
+        command = ["eval", "run", "--model", model, "--data", data, "--output", output]
         result = CliRunner().invoke(cli, list(map(str, command)))
         assert result.exit_code == 2
         assert sentence in result.output

@@ -89,7 +89,7 @@ def test_eval_through_a_url_finds_what_it_finds_of_the_file(url: str, tmp_path: 
     answers = []
     for name, asked in (("file", ("--model", demo.BASE_MODEL)), ("url", ("--model", "any", "--url", url))):
         report = tmp_path / f"{name}.json"
-        done = run("eval", *asked, "--data", demo.TEST, "--limit", 2, "--max-tokens", 40, "--output", report)
+        done = run("eval", "run", *asked, "--data", demo.TEST, "--limit", 2, "--max-tokens", 40, "--output", report)
         assert done.exit_code == 0, done.output
         answers.append(json.loads(report.read_text()))
     assert answers[0]["answers"] == answers[1]["answers"]
@@ -128,7 +128,7 @@ def test_ollama(ollama_server: OllamaServer, clerk: Path, tmp_path: Path) -> Non
         assert [record.facts["model"] for record in records] == [f"clerk:v1 ({digest[:12]})"] * 2
         for record in records:
             jsonschema.validate(read_answer(record.answer), dict(role.schema))
-        done = run("eval", *asked, "--data", demo.TEST, "--limit", 1, "--json")
+        done = run("eval", "run", *asked, "--data", demo.TEST, "--limit", 1, "--json")
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["model"] == f"clerk:v1 ({digest[:12]})"
     finally:
@@ -175,7 +175,7 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_mistakes(options: list[str], sentence: str, folder: Path, tmp_path: Path) -> None:
     """`cpuft eval` has --adapter and --threads; `cpuft data concepts` does without a model."""
     if {"--adapter", "--threads"} & {*options}:
-        done = run("eval", "--data", demo.TEST, *options)
+        done = run("eval", "run", "--data", demo.TEST, *options)
     else:
         done = run("data", "concepts", "--role", folder, "--output", tmp_path / "c.jsonl", *options)
     assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
@@ -184,7 +184,10 @@ def test_mistakes(options: list[str], sentence: str, folder: Path, tmp_path: Pat
 
 
 def test_a_model_must_be_named_where_one_is_needed(tmp_path: Path) -> None:
-    for command in (("data", "generate", "--concepts", "c", "--output", tmp_path / "o"), ("eval", "--data", demo.TEST)):
+    for command in (
+        ("data", "generate", "--concepts", "c", "--output", tmp_path / "o"),
+        ("eval", "run", "--data", demo.TEST),
+    ):
         done = run(*command, "--url", NOBODY)
         assert done.exit_code == 2
         assert "Missing option '--model'" in done.output

@@ -28,7 +28,7 @@ def adapter_option(
         @functools.wraps(command)
         def run(*args: Any, model: "Path | Asked", adapter: Path | None, **options: Any) -> Any:
             base = model if isinstance(model, Path) else model.path
-            with _gguf(adapter, base, options.get("output")) as file:
+            with gguf_adapter(adapter, base, options.get("output")) as file:
                 return command(*args, model=model, adapter=file, **options)
 
         path = click.Path(path_type=Path)
@@ -38,8 +38,8 @@ def adapter_option(
 
 
 @contextmanager
-def _gguf(adapter: Path | None, model: Path | None, output: Path | None) -> Iterator[Path | None]:
-    """The adapter as a GGUF file, which for a folder has the same bytes every time and vanishes with the block.
+def gguf_adapter(adapter: Path | None, model: Path | None, output: Path | None) -> Iterator[Path | None]:
+    """A path's adapter as a GGUF file, which for a folder has the same bytes every time and vanishes with the block.
 
     output: what the command writes; it must not take the place of one of the folder's files.
     """

@@ -1,0 +1,1 @@
+"""The commands of `cpuft eval`, a file each."""
