@@ -1,6 +1,7 @@
 """`cpuft models`: what models there are, what they are, and how to get them."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +12,9 @@ import click
 
 from cpuft.cli.options.output import json_option, megabytes, print_facts
 from cpuft.cli.progress import Bars
-from cpuft.errors import UserError
+from cpuft.config.edit import set_key
+from cpuft.errors import VERDICT, UserError
+from cpuft.evaluate.selection import Thresholds, read_thresholds, reference_of, select
 from cpuft.machine.terminal import printable
 from cpuft.sources.candidates import Candidate, for_role, read_candidates
 from cpuft.sources.catalog import local_sources
@@ -20,6 +23,7 @@ from cpuft.sources.pull import is_here, pull
 from cpuft.sources.source import FORMS, resolve
 
 FILE = click.Path(path_type=Path)
+VARIABLE = "LOCAL_BASE_MODEL"
 
 
 @click.group()
@@ -102,6 +106,45 @@ def pull_models(
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
     if any(result["error"] for result in results):
         sys.exit(UserError.exit_code)
+
+
+@models.command("select")
+@click.argument("result", type=FILE)
+@click.option(
+    "--thresholds", type=FILE, help="Bounds of your own, such as configs/selection.yaml, which explains them."
+)
+@click.option(
+    "--config",
+    type=FILE,
+    default=Path("config.yaml"),
+    show_default=True,
+    help=f"The file that gets the model as {VARIABLE}; all else in it stays.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be chosen, and write nothing.")
+@json_option
+def select_model(result: Path, thresholds: Path | None, config: Path, dry_run: bool, as_json: bool) -> None:
+    """Choose a base model by a result of `cpuft eval models`: the best score among those within all bounds.
+
+    Exits with 3 where no model qualifies, and writes nothing then.
+
+    \b
+    Examples:
+      cpuft models select artifacts/benchmarks/local_models_baseline.json
+      cpuft models select result.json --thresholds configs/selection.yaml --config config.yaml
+    """
+    from cpuft.evaluate.result import read_result  # not at the top: what it needs takes a second to load
+
+    entries = read_result(result).models
+    selection = select(entries, Thresholds() if thresholds is None else read_thresholds(thresholds))
+    chosen = None if selection.winner is None else reference_of(entries, selection.winner)
+    line = None if chosen is None else f"export {VARIABLE}={shlex.quote(chosen)}"
+    if chosen is not None and not dry_run:
+        set_key(config, VARIABLE, chosen)
+    facts = {**selection.facts(), "reference": chosen, "export": line, "config": None if dry_run else str(config)}
+    said = "\n".join(filter(None, [str(selection), line]))
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else printable(said))
+    if chosen is None:
+        sys.exit(VERDICT)
 
 
 def _planned(reference: str, candidate: Candidate | None) -> dict[str, Any]:

@@ -190,14 +190,14 @@ def _is_integer(_: Any, value: Any) -> bool:
 
 
 _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer})
-_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+FiniteValidator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator, type_checker=_TYPES
 )
 
 
 def _faults(document: Mapping[str, Any]) -> list[str]:
     """Every fault of a document, in the order of the keys, as `path: what was found, what was expected`."""
-    validator = _Validator(schema(), format_checker=jsonschema.FormatChecker(("date",)))
+    validator = FiniteValidator(schema(), format_checker=jsonschema.FormatChecker(("date",)))
     expected = {(n, key.name): key.metadata["expected"] for n, section in SECTIONS.items() for key in keys_of(section)}
     faults: dict[str, str] = {}
     for error in validator.iter_errors(document):

@@ -1,14 +1,12 @@
 """The list of base models worth trying: what configs/candidates.yaml holds and how it is checked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
-from cpuft.config.file import read_yaml
-from cpuft.errors import ConfigError, list_all_faults
+from cpuft.config.document import read_document
+from cpuft.errors import ConfigError
 
 _TEXT = {"type": "string", "minLength": 1, "description": "a text"}
 _KEYS: dict[str, dict[str, Any]] = {
@@ -63,10 +61,7 @@ class Candidate:
 
 def read_candidates(path: Path) -> list[Candidate]:
     """The candidates of a YAML file. Raises ConfigError, which lists all faults with their key paths at once."""
-    document = read_yaml(path)
-    faults = list(dict.fromkeys(_faults(document)))
-    if faults:
-        raise ConfigError(f"{path}: {list_all_faults(faults)}")
+    document = read_document(path, SCHEMA)
     return [Candidate(**{**entry, "roles": tuple(entry["roles"])}) for entry in document["candidates"]]
 
 
@@ -77,24 +72,3 @@ def for_role(candidates: Sequence[Candidate], role: str) -> list[Candidate]:
         roles = dict.fromkeys(role for candidate in candidates for role in candidate.roles)
         raise ConfigError(f"{role}: no candidate has this role, expected one of {', '.join(roles)}")
     return chosen
-
-
-def _faults(document: Any) -> Iterator[str]:
-    """Every fault, as `path: what was found, what was expected`."""
-    for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(document):
-        where = error.json_path.removeprefix("$").removeprefix(".")
-        prefix = f"{where}." if where else ""
-        if error.validator == "additionalProperties":
-            known = error.schema["properties"]
-            unknown = [str(key) for key in error.instance if key not in known]
-            yield from (f"{prefix}{key}: no such key, expected some of {', '.join(known)}" for key in unknown)
-        elif error.validator == "required":
-            missing = [key for key in error.schema["required"] if key not in error.instance]
-            yield from (f"{prefix}{key}: missing, expected {_expected(error.schema, key)}" for key in missing)
-        else:
-            found = str(error.instance)[:60]
-            yield f"{where or 'the file'}: found {found!r}, expected {error.schema.get('description')}"
-
-
-def _expected(schema: Any, key: str) -> str:
-    return str(schema["properties"][key]["description"])
