@@ -60,12 +60,12 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	@echo "Installing cpuft into $(VENV) (about a minute)"
-	@$(PIP_INSTALL) --editable '.[synth]'
+	@$(PIP_INSTALL) --editable '.[synth,review]'
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing the development tools into $(VENV)"
-	@$(PIP_INSTALL) --editable '.[synth,dev]'
+	@$(PIP_INSTALL) --editable '.[synth,review,dev]'
 	@touch $@
 
 $(PEERS)/.installed:

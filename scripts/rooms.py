@@ -16,7 +16,8 @@ PACKAGE = ROOT / "cpuft"
 # Each room may import from those before it. A new room must be given its place here.
 ROOMS = (
     *("errors", "demo", "machine", "config", "toolchain", "engine", "gguf", "chat", "adapters", "ollama", "sources"),
-    *("data", "backends", "roles", "synth", "train", "plan", "evaluate", "release", "workflow", "api", "cli"),
+    *("data", "backends", "roles", "synth", "train", "plan", "feedback", "evaluate", "release"),
+    *("workflow", "api", "cli"),
 )
 READING_PATH = "## The way of one training example"
 

@@ -1,0 +1,1 @@
+"""What people say about answers: kept in SQLite, and the page on which they say it."""
