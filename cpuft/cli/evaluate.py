@@ -1,8 +1,8 @@
 """`cpuft eval`: a table of commands that are imported when they are used."""
 
-import importlib
-
 import click
+
+from cpuft.cli.lazy_group import LazyGroup
 
 # Name of the command -> (where it is, what the help page says of it), in the order of that page.
 COMMANDS = {
@@ -20,29 +20,7 @@ COMMANDS = {
 }
 
 
-class Evaluations(click.Group):
-    """A group that imports a command only when it is named."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the table's order."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command, None if there is none of this name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(f"cpuft.cli.evaluation.{module}"), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the table's own words."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, says) for name, (_, says) in COMMANDS.items()])
-
-
-@click.group("eval", cls=Evaluations)
+@click.group("eval", cls=LazyGroup, package="cpuft.cli.evaluation", table=COMMANDS)
 def evaluate() -> None:
     """Say what models are worth: on held-out examples, with intervals, with what went wrong.
 
