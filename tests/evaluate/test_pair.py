@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from cpuft.errors import ConfigError
 from cpuft.evaluate.answers import Asking
 from cpuft.evaluate.benchmark import Answer, Benchmark, Case
 from cpuft.evaluate.cases import cases_of
+from cpuft.evaluate.comparison import mean_of
 from cpuft.evaluate.contender import Contender
 from cpuft.evaluate.generalization import GO, NO_GO, UNSURE, generalization
 from cpuft.evaluate.pair import Pair
@@ -73,6 +75,13 @@ def test_seeds_are_no_examples() -> None:
     once, often = (Pair((benchmark(before),) * n, (benchmark(after),) * n) for n in (1, 10))
     assert often.difference == once.difference
     assert (once.facts("b", "t")["n_examples"], often.facts("b", "t")["n_seeds"]) == (4, 10)
+
+
+def test_a_verdict_is_not_reached_by_asking_again() -> None:
+    """Each original's own answers are averaged, under all seeds, and it counts once."""
+    found = generalization([benchmark([1.0] * 7 + [0.4]), benchmark([0.9] * 7 + [0.3])] * 5)
+    assert (found.verdict, found.n_examples) == (UNSURE, 8)
+    assert found.score == mean_of([0.95] * 7 + [0.35])
 
 
 def test_a_base_worth_nothing_has_no_relative_gain() -> None:
@@ -166,6 +175,25 @@ def test_mistakes(options: Sequence[str], sentence: str, questions: Path) -> Non
     done = run("eval", "compare", "--base", demo.BASE_MODEL, "--data", questions, *options)
     assert done.exit_code == 2
     assert sentence in done.output
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_one_file_asked_in_two_ways_is_two_models(
+    adapted: bool, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result has its models by name: neither may take the other's place."""
+    answered, adapter = Pair((benchmark([0.2]),), (benchmark([0.9]),)), tmp_path / "adapter.gguf"
+    adapter.write_text("an adapter")
+    monkeypatch.setattr("cpuft.cli.evaluation.compare.compare", lambda *_, **__: answered)
+    monkeypatch.setattr("cpuft.cli.evaluation.compare.gguf_adapter", lambda path, *_: nullcontext(path))
+    output = tmp_path / "result.json"
+    how = ("--adapter", adapter) if adapted else ("--base-prompt", "long")
+    options = ("--base", demo.BASE_MODEL, "--tuned", demo.BASE_MODEL, *how, "--data", questions, "--output", output)
+    done = run("eval", "compare", *options, "--speed-questions", "0")
+    assert done.exit_code == 0, done.output
+    result = read_result(output)
+    comparison = result.sections["comparison"]
+    assert [result.models[comparison[name]]["avg_score"] for name in ("base", "tuned")] == [0.2, 0.9]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"made_by": 3}', '{"a": 1, "made_by": {}}'])

@@ -69,7 +69,7 @@ def compare_models(base: str, tuned: str | None, questions: Questions, **options
     if output is not None:
         require_place(output, "the result", [*files, questions.data])
     with gguf_adapter(options["adapter"], files[1], output) as adapter, Bars() as progress:
-        names = [short_name(base), f"{short_name(base)} + adapter" if tuned is None else short_name(tuned)]
+        names = _names(base, base if tuned is None else tuned, adapter)
         first, second = _contenders(names, files, adapter, _program(questions.asking.role, options))
         reviewed = None if verdicts is None else read_win_rate(verdicts, _judged(first), _judged(second))
         pair = compare(first, second, questions.asking, validation=validation, progress=progress)
@@ -133,6 +133,12 @@ def _program(role: Role, options: dict[str, Any]) -> Program | None:
     if options["base_program"] is not None:
         return read_program(options["base_program"], role)
     return Program(role.prompt) if options["base_prompt"] == "long" else None
+
+
+def _names(base: str, tuned: str, adapter: Path | None) -> list[str]:
+    """What the two are called: differently, also where one file is asked in two ways, since a result is by name."""
+    first, second = short_name(base), short_name(tuned) + ("" if adapter is None else " + adapter")
+    return [first, f"{second}, again" if second == first else second]
 
 
 def _contenders(
