@@ -88,8 +88,8 @@ def pair_text(pair: Pair, names: list[str], reviewed: WinRate | None = None) -> 
     rows += [(name, one, two, str(gain.mean)) for name, (one, two, gain) in pair.parts.items()]
     if pair.losses is not None:
         saved = facts["held_out"]
-        interval = f"-{saved['value']:.3f}" if saved["value"] >= 0 else f"+{-saved['value']:.3f}"
-        rows.append(("held-out loss", pair.losses[0].loss, pair.losses[1].loss, interval))
+        change = f"{-saved['value']:+.3f} [{-saved['high']:.3f}, {-saved['low']:.3f}], mean over examples"
+        rows.append(("held-out loss", pair.losses[0].loss, pair.losses[1].loss, change))
         rows.append(("perplexity", pair.losses[0].perplexity, pair.losses[1].perplexity, ""))
     width = max(len(row[0]) for row in rows)
     lines = [f"{'':<{width}}  {'base':>8}  {'tuned':>8}  difference [95 % interval]"]
