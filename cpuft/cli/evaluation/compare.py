@@ -113,7 +113,7 @@ def _sentences(pair: Pair, facts: dict[str, Any]) -> list[str]:
         said.append(f"So many examples show a true difference of {facts['detectable']:.3f} four times out of five.")
     flips = [change for change in pair.changes if change.flips]
     up = sum(change.after > change.before for change in flips)
-    said.append(f"Turned good: {up}, turned bad: {len(flips) - up} (McNemar's p = {facts['mcnemar_p']:.3g}).")
+    said.append(f"Turned good: {up}, turned bad: {len(flips) - up} (McNemar's p = {pair.mcnemar_p:.2g}).")
     worse = [change for change in pair.changes if change.after < change.before]
     better = [change for change in reversed(pair.changes) if change.after > change.before]
     for title, changes in (("Worse:", worse), ("Better:", better)):
