@@ -27,8 +27,10 @@ RunCpuft = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure() -> None:
-    """Lets Ctrl-C reach the tests' processes: a shell's background job ignores it, and so does all that it starts."""
+    """Lets Ctrl-C and a closed terminal reach the tests' processes: jobs in the background and under nohup ignore them,
+    and so does all that they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
