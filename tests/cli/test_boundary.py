@@ -36,7 +36,7 @@ COMMANDS = [
     "ship --model MODEL --adapter ADAPTER --val DATA --output",
     "prepare --source MODEL --quantization keep --output",
     "demo --output",
-    "eval --model MODEL --data DATA --output",
+    "eval run --model MODEL --data DATA --output",
     "adapter convert ADAPTER --to peft --model MODEL --output",
     "adapter scale ADAPTER 2 --output",
     "adapter combine ADAPTER ADAPTER --output",

@@ -48,8 +48,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(section: str, project: Path, names: Mapping[str, str] | None = None, code: int = 0) -> str:
-    """Runs a section's commands, which end with this exit code; returns what they print."""
+def run(section: str, project: Path, names: Mapping[str, str] | None = None) -> str:
+    """Runs a section's commands; returns what they print."""
     said = ""
     for command in commands(section, {".venv/bin/python": sys.executable, "python": sys.executable, **(names or {})}):
         done = subprocess.run(
@@ -61,7 +61,7 @@ def run(section: str, project: Path, names: Mapping[str, str] | None = None, cod
             timeout=900,
             preexec_fn=lambda: os.sched_setaffinity(0, ONE_CPU),
         )
-        assert done.returncode == code, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         said += done.stdout
     return said
 
@@ -110,11 +110,11 @@ def test_a_tuned_model_is_compared_with_its_base(project: Path, released: dict[s
 
 
 def test_generalization_is_judged(project: Path, released: dict[str, str]) -> None:
-    """4.3. The bundled model knows the words of the demo alone, so the verdict on others' examples is no-go: 3."""
-    said = run("4.3", project, released, code=3)
-    assert "no-go" in said
+    """4.3. The user's own metric is content with long answers."""
+    said = run("4.3", project, released)
     result = json.loads((project / "artifacts" / "benchmarks" / "generalization_test.json").read_text())
-    assert result["original"]["verdict"] == "no-go"
+    assert result["original"]["verdict"] == "go"
+    assert said.endswith("at least 0.80 is wanted: go\n")
     assert result["original"]["n_examples"] == len(find_role("ba").seeds)
 
 
