@@ -25,7 +25,7 @@ from cpuft.workflow.bootstrap import Plan, run_bootstrap
 
 @click.command("bootstrap")
 @click.option(
-    "--seeds", type=click.IntRange(1), default=120, show_default=True, help="The demo's examples to begin with."
+    "--seeds", type=click.IntRange(1), default=200, show_default=True, help="The demo's examples to begin with."
 )
 @click.option(
     "--examples", "counts", type=click.IntRange(1), multiple=True, default=(200, 200), show_default="200, twice",
