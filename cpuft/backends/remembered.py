@@ -105,5 +105,7 @@ def _refusal(path: Path, error: sqlite3.Error) -> UserError:
 
 
 def _key(model: str, messages: Sequence[Message], sampling: Sampling) -> str:
-    request = [model, [dict(message) for message in messages], asdict(sampling)]
+    # A grammar counts where there is one: answers that were kept before there were any stay good.
+    how = {name: value for name, value in asdict(sampling).items() if name != "grammar" or value is not None}
+    request = [model, [dict(message) for message in messages], how]
     return hashlib.sha256(json.dumps(request, sort_keys=True, default=dict).encode()).hexdigest()
